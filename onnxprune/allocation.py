@@ -1,0 +1,144 @@
+"""Which units go: a ratio of every group, or a budget for the whole model met by one ranking across groups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.analysis import Analysis
+from onnxprune.closure import Mask
+from onnxprune.cost import Cost, CostModel
+from onnxprune.criteria import Ranking
+from onnxprune.errors import PruneError, UsageError
+
+Measure = Literal["params", "macs"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much to remove. Exactly one of ``ratio``, ``params`` and ``macs`` is given.
+
+    Attributes:
+        ratio: the fraction of each group's units to remove, in [0, 1].
+        params: the fraction of the model's parameters to keep, in (0, 1].
+        macs: the fraction of the model's multiply-accumulates to keep, in (0, 1].
+        align: kept widths are multiples of this where a group is wide enough; 1 for any width.
+        min_keep: the units that every group keeps at least.
+    """
+
+    ratio: float | None = None
+    params: float | None = None
+    macs: float | None = None
+    align: int = 1
+    min_keep: int = 1
+
+    def __post_init__(self) -> None:
+        given = {n: v for n in ("ratio", "params", "macs") if (v := getattr(self, n)) is not None}
+        if len(given) != 1:
+            raise UsageError(f"Give one of ratio, params and macs; got {', '.join(given) or 'none'}.")
+        name, value = next(iter(given.items()))
+        if not 0 <= value <= 1:  # NaN fails too
+            raise UsageError(f"{name} must lie in [0, 1], not {value!r}.")
+        for name in ("align", "min_keep"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)!r}.")
+
+
+def allocate(analysis: Analysis, ranking: Ranking, budget: Budget, cost: CostModel) -> Mask:
+    """The units to remove, lowest score first, ties by lowest index.
+
+    Raises:
+        PruneError: the budget is out of reach under the alignment.
+    """
+    groups = [_Group(analysis, ranking, budget, g) for g in range(analysis.groups)]
+    if budget.ratio is not None:
+        ratio = budget.ratio
+        return _chosen(analysis, groups, [math.floor(ratio * len(g.order)) for g in groups])
+    measure: Measure = "macs" if budget.macs is not None else "params"
+    kept = budget.macs if budget.macs is not None else budget.params
+    return _to_budget(analysis, groups, cost, measure, kept or 0.0)
+
+
+def auto_align() -> int:
+    """What kept widths should be a multiple of on this machine: 16 with AVX-512, else 8."""
+    config = np.show_config(mode="dicts") or {}
+    found = config.get("SIMD Extensions", {}).get("found", [])
+    return 16 if any("AVX512" in name or name == "X86_V4" for name in found) else 8
+
+
+class _Group:
+    """One group's units in the order in which they go, and the widths it may have."""
+
+    def __init__(self, analysis: Analysis, ranking: Ranking, budget: Budget, number: int) -> None:
+        units = analysis.members(number)
+        scores = ranking.scores[units]
+        order = np.argsort(scores, kind="stable")
+        self.order = units[order]
+        mean = scores.mean() if len(scores) else 0.0
+        self.relative: NDArray[np.float64] = scores[order] / mean if mean > 0 else scores[order]
+        self.step = _step(len(units), budget.align, analysis.width_per_unit(number))
+        self.least = min(len(units), budget.min_keep)
+        if number in ranking.unscored:
+            self.least = len(units)
+
+    def removable(self, wanted: int) -> int:
+        """How many units go if this many are to go: what is kept is rounded up to an aligned width."""
+        kept = max(len(self.order) - wanted, self.least)
+        return max(0, len(self.order) - math.ceil(kept / self.step) * self.step)
+
+
+def _step(units: int, align: int, per_unit: int) -> int:
+    step = align // math.gcd(align, per_unit)
+    while step > units:  # a narrow group cannot reach the alignment; halves of it are the next best
+        step //= 2
+    return max(1, step)
+
+
+def _chosen(analysis: Analysis, groups: list[_Group], wanted: list[int]) -> Mask:
+    removed = np.zeros(analysis.units, dtype=bool)
+    for group, count in zip(groups, wanted, strict=True):
+        removed[group.order[: group.removable(count)]] = True
+    return removed
+
+
+def _to_budget(analysis: Analysis, groups: list[_Group], cost: CostModel, measure: Measure, keep: float) -> Mask:
+    """The shortest run of the global ranking whose removal meets the budget.
+
+    Scores are divided by their group's mean, so that layers of different scale compete fairly. Cost falls with every
+    unit, so bisection finds the run.
+    """
+    owner = np.concatenate([np.full(len(g.order), i) for i, g in enumerate(groups)] or [np.zeros(0, dtype=int)])
+    relative = np.concatenate([g.relative for g in groups] or [np.zeros(0)])
+    owner = owner[np.argsort(relative, kind="stable")]
+
+    def removed(run: int) -> Mask:
+        return _chosen(analysis, groups, np.bincount(owner[:run], minlength=len(groups)).tolist())
+
+    def spent(run: int) -> int:
+        found: Cost = cost(removed(run))
+        return int(getattr(found, measure))
+
+    dense = spent(0)
+    if spent(len(owner)) > keep * dense:
+        raise PruneError(
+            f"{measure} cannot be brought to {keep:g} of the model: {spent(len(owner)) / max(dense, 1):.3f} is the least"
+            " that the alignment, --min-keep and what is pinned allow. Try --align 1, or a larger budget."
+        )
+    return removed(_first(len(owner), lambda run: spent(run) <= keep * dense))
+
+
+def _first(end: int, holds: Callable[[int], bool]) -> int:
+    """The smallest number in [0, end] for which a monotone condition holds."""
+    low, high = 0, end
+    while low < high:
+        middle = (low + high) // 2
+        if holds(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return low

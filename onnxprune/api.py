@@ -1,0 +1,420 @@
+"""The verbs: what a user can ask for. Each returns a result that prints well and becomes JSON; none prints or exits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import onnx
+
+from onnxprune import inputs, runtime, saving, surgery
+from onnxprune import passes as pass_table
+from onnxprune import plan as plans
+from onnxprune.analysis import Model
+from onnxprune.closure import Mask
+from onnxprune.cost import Cost, CostModel
+from onnxprune.errors import FileError, PruneError, RefusedError, UsageError
+from onnxprune.explain import Explainer
+from onnxprune.inputs import Data, Feed, Shapes
+from onnxprune.plan import Plan, Recipe
+from onnxprune.record import Array, Record, Source
+from onnxprune.report import Applied, Fidelity, Inspection, Pruned, Ran, Verified
+from onnxprune.runtime import ExecutionError, Session
+from onnxprune.verify import accuracy, compare, failures
+
+Target = str | os.PathLike[str]
+Progress = Callable[[str], None]
+
+
+def _silent(stage: str) -> None:
+    """Show no progress."""
+
+
+@dataclass
+class Evidence:
+    """What a model is run on, and where.
+
+    Attributes:
+        data: the user's inputs (see `onnxprune.inputs.load_data`).
+        labels: one whole number per row of the data.
+        input_shapes: for inputs whose shape is open.
+        providers: execution providers by name; the first also measures fidelity and latency.
+        seed: of generated inputs.
+    """
+
+    data: Data | None = None
+    labels: str | os.PathLike[str] | Array | None = None
+    input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    providers: Sequence[str] = ("cpu",)
+    seed: int = 0
+
+
+class _Bench:
+    """A model and what it is run on, loaded and checked."""
+
+    def __init__(self, model: Model, evidence: Evidence, dense: Path) -> None:
+        for name in evidence.providers:
+            runtime.provider(name)
+        self.model, self.evidence, self.dense = model, evidence, dense
+        self.feeds = inputs.load_data(model.graph, evidence.data) if evidence.data is not None else []
+        rows = sum(_rows(feed) for feed in self.feeds)
+        if evidence.labels is not None and not self.feeds:
+            raise UsageError("Labels need data: give both.")
+        self.labels = None if evidence.labels is None else inputs.read_labels(evidence.labels, rows)
+        self.session = self._dense_session()
+        self.shapes: Shapes = inputs.bind(model.graph, evidence.input_shapes, self.feeds, self.runs)
+        self.seeded = inputs.seeded(model.graph, self.shapes, evidence.seed, self.runs)
+        try:
+            self.session.run((self.feeds or self.seeded)[0])
+        except ExecutionError as error:
+            raise RefusedError(f"The input model does not run: {error}") from error
+
+    def _dense_session(self) -> Session:
+        try:
+            return Session(self.dense, self.evidence.providers[0])
+        except ExecutionError as error:
+            raise RefusedError(f"The input model does not load: {error}") from error
+
+    def runs(self, feed: Feed) -> bool:
+        """Whether the dense model runs on a feed."""
+        try:
+            self.session.run(feed)
+        except ExecutionError:
+            return False
+        return True
+
+    @property
+    def proof(self) -> list[Feed]:
+        """What removed and zeroed are compared on: seeded inputs, and a few of the user's."""
+        return [*self.seeded, *self.feeds[:2]]
+
+
+def _rows(feed: Feed) -> int:
+    first = next(iter(feed.values()), None)
+    return 0 if first is None or first.ndim == 0 else int(first.shape[0])
+
+
+def inspect(source: Source, *, input_shapes: Mapping[str, Sequence[int]] | None = None) -> Inspection:
+    """What is in a model, what can go, and why the rest cannot.
+
+    Raises:
+        FileError, RefusedError: the model cannot be read, or is not one.
+    """
+    model = Model(Record(source))
+    cost = CostModel(model.analysis, _bound_or_open(model, input_shapes or {}))
+    everything = model.analysis.least()
+    return Inspection.of(model, cost.dense, cost(everything), Explainer(model.analysis))
+
+
+def explainer(source: Source, *, protect: Sequence[str] = ()) -> Explainer:
+    """Answers why an axis stays, and who holds a group together."""
+    return Explainer(Model(Record(source), Recipe(ratio=0, protect=tuple(protect)).protection).analysis)
+
+
+def plan(
+    source: Source, *, input_shapes: Mapping[str, Sequence[int]] | None = None, data: Data | None = None, **recipe: Any
+) -> Plan:
+    """Decide what goes, without touching anything.
+
+    Args:
+        source: the model.
+        input_shapes: for inputs whose shape is open; MACs are counted there.
+        data: the shapes are taken from it if given.
+        **recipe: the fields of `onnxprune.plan.Recipe`.
+
+    Raises:
+        UsageError: the recipe is not valid.
+        PruneError: its budget is out of reach.
+    """
+    wanted = _recipe(recipe)
+    model = Model(Record(source), wanted.protection)
+    given = dict(input_shapes or {})
+    if data is not None and not given:
+        first = inputs.load_data(model.graph, data)[0]
+        given = dict(inputs.bind(model.graph, {}, [first], lambda _: True))
+    return plans.decide(model, wanted, _bound_or_open(model, given, needed=wanted.macs is not None)).plan
+
+
+def prune(
+    source: Source,
+    out: Target | None = None,
+    *,
+    data: Data | None = None,
+    labels: str | os.PathLike[str] | Array | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    providers: Sequence[str] = ("cpu",),
+    in_place: bool = False,
+    keep_unverified: bool = False,
+    progress: Progress = _silent,
+    **recipe: Any,
+) -> Pruned:
+    """Plan, remove, prove that removed equals zeroed, measure what it cost, and write the result.
+
+    Args:
+        source: the model.
+        out: where to write; ``None`` writes nothing and only measures.
+        data, labels, input_shapes, providers: what the model is run on (see `Evidence`).
+        in_place: allow ``out`` to be the source.
+        keep_unverified: write even if the proof fails.
+        progress: called with the name of each stage.
+        **recipe: the fields of `onnxprune.plan.Recipe`.
+
+    Raises:
+        PruneError: the budget is out of reach, or the proof failed; nothing was written.
+        UsageError, RefusedError, ProviderError, FileError: see `onnxprune.errors`.
+    """
+    wanted = _recipe(recipe)
+    _ = wanted.budget  # refuses nonsense before any work
+    progress("reading")
+    model = Model(Record(source), wanted.protection)
+    target = _target(model.record, out, in_place=in_place)
+    progress("analysing")
+    evidence = Evidence(data, labels, input_shapes or {}, providers, wanted.seed)
+    with _folder(target) as folder:
+        dense = model.record.path or saving.copy(model.record, folder, "dense.onnx")
+        if not model.analysis.units:
+            return _untouched(model, plans.decide(model, wanted).plan, target, folder)
+        bench = _Bench(model, evidence, dense)
+        progress("scoring")
+        decision = plans.decide(model, wanted, bench.shapes)
+        if decision.plan.empty:
+            return _untouched(model, decision.plan, target, folder)
+        applied = _prove(bench, decision.removed, folder, target, progress, keep_unverified=keep_unverified)
+        progress("measuring")
+        fidelity = _fidelity(bench, folder / _name(target))
+        if target is not None:
+            saving.publish(folder / _name(target), target)
+    return Pruned(decision.plan, applied, fidelity, str(target) if target else "")
+
+
+def apply(
+    source: Source,
+    plan: Plan | Target,
+    out: Target,
+    *,
+    data: Data | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    providers: Sequence[str] = ("cpu",),
+    in_place: bool = False,
+    keep_unverified: bool = False,
+    progress: Progress = _silent,
+) -> Applied:
+    """Do what a plan says, prove it, and write the result. The same plan gives the same bytes.
+
+    Raises:
+        RefusedError: the plan is not one, or not for this model.
+        PruneError: the proof failed; nothing was written.
+    """
+    progress("reading")
+    wanted = plan if isinstance(plan, Plan) else read_plan(plan)
+    model = Model(Record(source))
+    target = _target(model.record, out, in_place=in_place)
+    removed = plans.removed_by(wanted, model.analysis)
+    with _folder(target) as folder:
+        if not removed.any():
+            _untouched(model, wanted, target, folder)
+            return Applied.nothing(str(target))
+        dense = model.record.path or saving.copy(model.record, folder, "dense.onnx")
+        shapes = input_shapes or {} if data is not None else input_shapes or wanted.recipe.get("input_shapes", {})
+        bench = _Bench(model, Evidence(data, None, shapes, providers), dense)
+        applied = _prove(bench, removed, folder, target, progress, keep_unverified=keep_unverified)
+        saving.publish(folder / _name(target), Path(out))
+    return applied
+
+
+def verify(
+    reference: Source,
+    candidate: Source,
+    *,
+    plan: Plan | Target | None = None,
+    data: Data | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    providers: Sequence[str] = ("cpu",),
+    seed: int = 0,
+) -> Verified:
+    """Whether two models give the same outputs; with a plan, whether the second is the first with its units zeroed.
+
+    Raises:
+        RefusedError: a model or the plan cannot be taken.
+        PruneError: their outputs are not even called the same.
+    """
+    wanted = plan if plan is None or isinstance(plan, Plan) else read_plan(plan)
+    model, other = Model(Record(reference)), Record(candidate)
+    with _folder(None) as folder:
+        first = model.record.path or saving.copy(model.record, folder, "reference.onnx")
+        second = other.path or saving.copy(other, folder, "candidate.onnx")
+        shapes = input_shapes or (wanted.recipe.get("input_shapes", {}) if wanted and data is None else {})
+        bench = _Bench(model, Evidence(data, None, shapes, providers, seed), first)
+        if wanted is not None:
+            draft = surgery.zero(model.analysis, plans.removed_by(wanted, model.analysis))
+            first = saving.write(draft, folder, "zeroed.onnx")
+        found = {
+            name: compare(Session(first, name), Session(second, name), [*bench.seeded, *bench.feeds])
+            for name in providers
+        }
+    return Verified(found, "zeroed by the plan" if wanted else "")
+
+
+def run(pass_name: str, source: Source, out: Target, *, in_place: bool = False, **options: Any) -> Ran:
+    """Run one pass and write what it made, if it passes the ONNX checker.
+
+    Raises:
+        UsageError: there is no such pass, or it has no such option.
+    """
+    kind = pass_table.find(pass_name)
+    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    if not set(options) <= known:
+        raise UsageError(f"Pass {pass_name!r} has no option {sorted(set(options) - known)[0]!r}.")
+    chosen = kind(**options)
+    model = Model(Record(source), getattr(chosen, "protection", None) or Recipe(ratio=0).protection)
+    target = _target(model.record, out, in_place=in_place)
+    result = chosen.run(model)
+    with _folder(target) as folder:
+        if result.draft is None:
+            saving.copy(model.record, folder, _name(target))
+        else:
+            _check(saving.write(result.draft, folder, _name(target)), model.record)
+        saving.publish(folder / _name(target), Path(out))
+    return Ran(pass_name, str(target), result.draft is not None, result.numbers)
+
+
+def read_plan(path: Target) -> Plan:
+    """Read a plan file.
+
+    Raises:
+        FileError: it cannot be read.
+        RefusedError: it is not a plan.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise FileError(f"Cannot read plan {str(path)!r}: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise RefusedError(f"{str(path)!r} is not a plan: it is no text.") from error
+    return Plan.loads(text, str(path))
+
+
+def _recipe(given: Mapping[str, Any]) -> Recipe:
+    known = {f.name for f in fields(Recipe)}
+    if not set(given) <= known:
+        raise UsageError(f"There is no option {sorted(set(given) - known)[0]!r}; known: {', '.join(sorted(known))}.")
+    return Recipe(**given)
+
+
+def _target(record: Record, out: Target | None, *, in_place: bool) -> Path | None:
+    if out is None:
+        return None
+    target = Path(out)
+    saving.check_target(record, target, in_place=in_place)
+    return target
+
+
+def _name(target: Path | None) -> str:
+    return target.name if target else "pruned.onnx"
+
+
+@contextmanager
+def _folder(target: Path | None) -> Iterator[Path]:
+    """Where drafts lie until they are proved: beside the target, so that moving them is atomic."""
+    if target is not None:
+        with saving.workspace(target) as folder:
+            yield folder
+    else:
+        with TemporaryDirectory(prefix="onnxprune-") as name:
+            yield Path(name)
+
+
+def _bound_or_open(model: Model, given: Mapping[str, Sequence[int]], *, needed: bool = False) -> Shapes:
+    """Input shapes for counting MACs; sizes stay open (counted as 1) if none runs and none is needed."""
+    with TemporaryDirectory(prefix="onnxprune-") as name:
+        try:
+            dense = model.record.path or saving.copy(model.record, Path(name), "dense.onnx")
+            session = Session(dense)
+            return inputs.bind(model.graph, given, [], lambda feed: _runs(session, feed))
+        except (UsageError, ExecutionError):
+            if needed or given:
+                raise
+            return {}
+
+
+def _runs(session: Session, feed: Feed) -> bool:
+    try:
+        session.run(feed)
+    except ExecutionError:
+        return False
+    return True
+
+
+def _untouched(model: Model, plan: Plan, target: Path | None, folder: Path) -> Pruned:
+    """Nothing goes: the output is the input, byte for byte."""
+    if target is not None:
+        staged = saving.copy(model.record, folder, "untouched.onnx")
+        saving.publish(staged, target)
+    return Pruned(plan, Applied.nothing(str(target) if target else ""), None, str(target) if target else "")
+
+
+def _prove(
+    bench: _Bench, removed: Mask, folder: Path, target: Path | None, progress: Progress, *, keep_unverified: bool
+) -> Applied:
+    """Write the removed and the zeroed model, and compare them on every provider."""
+    analysis = bench.model.analysis
+    progress("removing")
+    cut = saving.write(surgery.remove(analysis, removed), folder, _name(target))
+    note = _check(cut, bench.model.record)
+    progress("proving that removed equals zeroed")
+    with TemporaryDirectory(prefix="zeroed-", dir=folder.parent if target else None) as name:
+        zeroed = saving.write(surgery.zero(analysis, removed), Path(name), "zeroed.onnx")
+        proof = {p: compare(Session(zeroed, p), Session(cut, p), bench.proof) for p in bench.evidence.providers}
+    problem = next((f"{p}: {text}" for p, found in proof.items() if (text := failures(found))), "")
+    if problem and not keep_unverified:
+        raise PruneError(f"Removed and zeroed differ on {problem}. Nothing was written.")
+    before = bench.model.record.nbytes
+    after = sum(p.stat().st_size for p in folder.iterdir() if p.name != "dense.onnx")
+    return Applied(str(target or ""), not problem, proof, {"before": before, "after": after}, note)
+
+
+def _check(path: Path, source: Record) -> str:
+    """The full ONNX checker on a new model; what the source fails, too, is noted.
+
+    Raises:
+        PruneError: it fails where the source passes.
+    """
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except Exception as error:
+        if source.path is not None and not _passes_checker(source.path):
+            return "The ONNX checker finds the same fault in the input as in the output."
+        raise PruneError(f"The result fails the ONNX checker: {' '.join(str(error).split())[:300]}") from error
+    return ""
+
+
+def _passes_checker(path: Path) -> bool:
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except Exception:
+        return False
+    return True
+
+
+def _fidelity(bench: _Bench, cut: Path) -> Fidelity:
+    """What the cut cost: outputs, accuracy and latency, dense against pruned."""
+    pruned = Session(cut, bench.evidence.providers[0])
+    feeds = bench.feeds or bench.seeded
+    found = compare(bench.session, pruned, feeds)
+    one_row = inputs.synthesise(bench.model.graph, bench.shapes, bench.evidence.seed)
+    times = runtime.latency([bench.session, pruned], one_row)
+    right = None
+    if bench.labels is not None:
+        right = [accuracy(session, bench.feeds, bench.labels) for session in (bench.session, pruned)]
+    rows = sum(_rows(feed) for feed in feeds)
+    return Fidelity(found, rows, bool(bench.feeds), right, times)
+
+
+def cost_before_and_after(plan: Plan) -> tuple[Cost, Cost]:
+    """The costs that a plan predicts."""
+    return plans.cost_of(plan.cost["before"]), plans.cost_of(plan.cost["after"])

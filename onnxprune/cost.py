@@ -1,0 +1,91 @@
+"""What a model costs: parameters, bytes and multiply-accumulates, before a cut and after it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.analysis import WHOLE_TYPES, Analysis
+from onnxprune.closure import Mask
+from onnxprune.facts import Macs
+from onnxprune.graph import Graph
+from onnxprune.integers import Axis
+from onnxprune.record import nbytes
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Parameters (weight elements), bytes (on disk) and MACs (one run at the bound input shapes)."""
+
+    params: int
+    bytes: int
+    macs: int
+
+    def to_json(self) -> dict[str, int]:
+        """As plain data."""
+        return asdict(self)
+
+
+class _Products:
+    """A sum of products of axis sizes, evaluated for any set of widths at once."""
+
+    def __init__(self, analysis: Analysis, terms: Iterable[tuple[int, Sequence[Axis]]], shapes: Graph) -> None:
+        closure = analysis.closure
+        self.factors, rows = [], []
+        for factor, axes in terms:
+            numbers = [closure.ids.get(axis, -1) for axis in axes]
+            cut = [n for n in numbers if n >= 0 and closure.sizes[n]]
+            for axis, number in zip(axes, numbers, strict=True):
+                if number < 0 or not closure.sizes[number]:
+                    size = shapes.shapes.get(axis[0], ())[axis[1]] if axis[0] in shapes.shapes else 1
+                    factor *= size if isinstance(size, int) else 1
+            self.factors.append(factor)
+            rows.append(cut)
+        longest = max(map(len, rows), default=0)
+        self.index = np.array([row + [-1] * (longest - len(row)) for row in rows], dtype=np.int64)
+
+    def __call__(self, widths: NDArray[np.int64]) -> int:
+        padded = np.append(widths, 1)
+        products = padded[self.index].prod(axis=1) if self.index.size else np.ones(len(self.factors), dtype=np.int64)
+        return int(sum(f * int(p) for f, p in zip(self.factors, products, strict=True)))
+
+
+class CostModel:
+    """The cost of a model as a function of which units are gone.
+
+    Args:
+        analysis: the model's units.
+        input_shapes: the shape of each input whose shape is open, for MACs; an open size that remains counts as 1.
+    """
+
+    def __init__(self, analysis: Analysis, input_shapes: Mapping[str, Sequence[int]] | None = None) -> None:
+        graph = analysis.graph
+        bound = Graph(graph.record, input_shapes) if input_shapes else graph
+        weights = [n for n in graph.constants() if graph.constant_tensor(n).data_type not in WHOLE_TYPES]
+        dims = {name: list(graph.constant_tensor(name).dims) for name in weights}
+        axes = {name: [(name, a) for a in range(len(d))] for name, d in dims.items()}
+        self._analysis = analysis
+        self._params = _Products(analysis, ((1, axes[n]) for n in weights), graph)
+        self._bits = _Products(analysis, ((_bits(graph, n), axes[n]) for n in weights), graph)
+        stated = (fact for facts in analysis.facts for fact in facts if isinstance(fact, Macs))
+        self._macs = _Products(analysis, ((1, fact.axes) for fact in stated), bound)
+        self._structure = graph.record.nbytes - sum(nbytes(graph.constant_tensor(n)) for n in weights)
+
+    def __call__(self, removed: Mask) -> Cost:
+        """The cost once these units are gone; bytes are the file's, its structure unchanged."""
+        widths = self._analysis.widths(removed)
+        return Cost(self._params(widths), self._structure + (self._bits(widths) + 7) // 8, self._macs(widths))
+
+    @property
+    def dense(self) -> Cost:
+        """The cost of the model as it is."""
+        return self(np.zeros(self._analysis.units, dtype=bool))
+
+
+def _bits(graph: Graph, name: str) -> int:
+    tensor = graph.constant_tensor(name)
+    return nbytes(tensor) * 8 // max(1, math.prod(tensor.dims))

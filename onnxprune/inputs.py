@@ -1,0 +1,258 @@
+"""What a model is run on: the user's data, checked, or seeded inputs of real shapes."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxprune.errors import FileError, UsageError
+from onnxprune.graph import Graph
+from onnxprune.record import Array
+
+Feed = dict[str, Array]
+Shapes = dict[str, tuple[int, ...]]
+Data = str | os.PathLike[str] | Mapping[str, Array] | Sequence[Mapping[str, Array]]
+
+BATCH = 64  # rows of the user's data per run, where the model leaves the batch size open
+LIKELY = (64, 32, 224, 16, 128, 8, 256, 320, 512, 100, 1, 4, 1024, 4096, 16000)  # sizes to try for an open dimension
+MOVES = {"Cast", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Split", "Transpose", "Identity", "Flatten", "Clip"}
+
+
+def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """Read ``name:1x3x224x224``.
+
+    Raises:
+        UsageError: it is written otherwise.
+    """
+    name, colon, sizes = text.rpartition(":")
+    parts = sizes.lower().split("x")
+    if not colon or not name or not all(p.isascii() and p.isdigit() and int(p) > 0 for p in parts):
+        raise UsageError(f"An input shape is written NAME:1x3x224x224, not {text!r}.")
+    return name, tuple(int(part) for part in parts)
+
+
+def load_data(graph: Graph, source: Data) -> list[Feed]:
+    """The user's data as feeds for this model.
+
+    Args:
+        graph: the model.
+        source: an ``.npz`` or ``.npy`` file, a folder of them, arrays by input name, or a list of feeds.
+
+    Raises:
+        FileError: a file cannot be read.
+        UsageError: an input is missing, empty, or of another type or shape than the model wants.
+    """
+    if isinstance(source, str | os.PathLike):
+        groups = [_read(graph, path) for path in _files(Path(source))]
+    elif isinstance(source, Mapping):
+        groups = [dict(source)]
+    else:
+        groups = [dict(feed) for feed in source]
+    feeds = [feed for group in groups for feed in _batches(graph, group)]
+    if not feeds:
+        raise UsageError(f"No data in {source!r}: give .npz or .npy files.")
+    return feeds
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.exists():
+        raise FileError(f"Cannot read data {str(path)!r}: no such file or folder.")
+    if not path.is_dir():
+        return [path]
+    return sorted(p for p in path.iterdir() if p.suffix in (".npy", ".npz"))
+
+
+def read_arrays(path: Path) -> dict[str, Array]:
+    """The arrays of an ``.npz`` by name, or of an ``.npy`` under the name ``""``; pickled objects are refused."""
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return {"": loaded}
+        with loaded:
+            return {name: loaded[name] for name in loaded.files}
+    except OSError as error:
+        raise FileError(f"Cannot read data {str(path)!r}: {error.strerror or error}.") from error
+    except Exception as error:
+        raise UsageError(f"{str(path)!r} is no .npy or .npz of plain arrays ({type(error).__name__}).") from error
+
+
+def _read(graph: Graph, path: Path) -> dict[str, Array]:
+    arrays = read_arrays(path)
+    names = [value.name for value in graph.inputs]
+    if len(arrays) == 1 and len(names) == 1 and not set(arrays) & set(names):
+        return {names[0]: next(iter(arrays.values()))}
+    return arrays
+
+
+def _batches(graph: Graph, arrays: Mapping[str, Array]) -> Iterator[Feed]:
+    for value in graph.inputs:
+        if value.name not in arrays:
+            raise UsageError(f"The data has no input {value.name!r}; it has {', '.join(sorted(arrays)) or 'nothing'}.")
+        _check(graph, value, arrays[value.name])
+    feed = {value.name: arrays[value.name] for value in graph.inputs}
+    size = _batch_size(graph, feed)
+    if size is None:
+        yield feed
+        return
+    rows = next(iter(feed.values())).shape[0]
+    for start in range(0, rows - rows % size if rows >= size and _fixed_batch(graph) else rows, size):
+        yield {name: array[start : start + size] for name, array in feed.items()}
+
+
+def _fixed_batch(graph: Graph) -> bool:
+    return any(isinstance(graph.shapes[v.name][0], int) for v in graph.inputs)
+
+
+def _batch_size(graph: Graph, feed: Feed) -> int | None:
+    """Rows per run, or ``None`` if the arrays are one feed as they are."""
+    shapes = [graph.shapes.get(name, ()) for name in feed]
+    rows = {array.shape[0] if array.ndim else 0 for array in feed.values()}
+    if len(rows) != 1 or not all(shapes):
+        return None
+    fixed = {shape[0] for shape in shapes if isinstance(shape[0], int)}
+    if len(fixed) > 1 or rows == fixed:
+        return None
+    return fixed.pop() if fixed else BATCH
+
+
+def _check(graph: Graph, value: onnx.ValueInfoProto, array: Array) -> None:
+    wanted = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+    if array.dtype != wanted:
+        raise UsageError(f"Data for {value.name!r} is {array.dtype}, the model wants {wanted}.")
+    if array.size == 0:
+        raise UsageError(f"Data for {value.name!r} is empty.")
+    shape = graph.shapes.get(value.name)
+    if shape is None:
+        return
+    fits = array.ndim == len(shape) and all(
+        not isinstance(want, int) or have == want or (axis == 0 and have % want == 0)
+        for axis, (have, want) in enumerate(zip(array.shape, shape, strict=False))
+    )
+    if not fits:
+        raise UsageError(f"Data for {value.name!r} has shape {list(array.shape)}, the model wants {list(shape)}.")
+
+
+def read_labels(source: str | os.PathLike[str] | Array, rows: int) -> Array:
+    """One whole number per row of the data.
+
+    Raises:
+        UsageError: there are more or fewer, or they are no whole numbers.
+    """
+    if isinstance(source, str | os.PathLike):
+        labels = next(iter(read_arrays(Path(source)).values()))
+    else:
+        labels = np.asarray(source)
+    if labels.dtype.kind not in "iu" or labels.shape != (rows,):
+        raise UsageError(f"Labels must be {rows} whole numbers, one per row of data; got {labels.dtype} {labels.shape}.")
+    return labels
+
+
+def bind(
+    graph: Graph, given: Mapping[str, Sequence[int]], feeds: Sequence[Feed], runs: Callable[[Feed], bool]
+) -> Shapes:
+    """A full shape, with a batch of one, for every input that leaves sizes open.
+
+    Sizes come from ``given``, then from the data, then from the first likely ones that the model runs on.
+
+    Raises:
+        UsageError: a given shape does not fit, or no likely size runs.
+    """
+    open_inputs = [v for v in graph.inputs if not all(isinstance(d, int) for d in graph.shapes.get(v.name, ("?",)))]
+    _check_given(graph, given)
+    if all(v.name in given for v in open_inputs):
+        return {name: tuple(shape) for name, shape in given.items()}
+    if feeds:
+        return {name: _one_row(graph, name, array.shape) for name, array in feeds[0].items()}
+    for size in LIKELY:
+        shapes = {v.name: tuple(given.get(v.name) or _guess(graph, v.name, size)) for v in open_inputs}
+        if all(v.name in graph.shapes for v in open_inputs) and runs(synthesise(graph, shapes, 0)):
+            return shapes
+    names = ", ".join(repr(v.name) for v in open_inputs)
+    raise UsageError(f"The shape of {names} is open and no likely size runs. Give --input-shape NAME:1x3x224x224, or --data.")
+
+
+def _check_given(graph: Graph, given: Mapping[str, Sequence[int]]) -> None:
+    for name, shape in given.items():
+        if name not in {value.name for value in graph.inputs}:
+            raise UsageError(f"The model has no input {name!r}.")
+        declared = graph.shapes.get(name)
+        if declared is not None and (
+            len(declared) != len(shape)
+            or any(isinstance(d, int) and d != s for d, s in zip(declared, shape, strict=True))
+        ):
+            raise UsageError(f"Input {name!r} has shape {list(declared)}; {list(shape)} does not fit.")
+
+
+def _one_row(graph: Graph, name: str, shape: Sequence[int]) -> tuple[int, ...]:
+    declared = graph.shapes.get(name, ())
+    if declared and not isinstance(declared[0], int):
+        return (1, *shape[1:])
+    return tuple(shape)
+
+
+def _guess(graph: Graph, name: str, size: int) -> tuple[int, ...]:
+    shape = graph.shapes.get(name, ())
+    return tuple(d if isinstance(d, int) else 1 if axis == 0 else size for axis, d in enumerate(shape))
+
+
+def synthesise(graph: Graph, shapes: Mapping[str, Sequence[int]], seed: int, *, batch: int | None = None) -> Feed:
+    """A seeded feed: standard normal values; whole numbers within the tables that they index.
+
+    Args:
+        graph: the model.
+        shapes: the shape of each input that leaves sizes open.
+        seed: of the values.
+        batch: the size of the first axis where the model leaves it open.
+    """
+    rng = np.random.default_rng(seed)
+    feed = {}
+    for value in graph.inputs:
+        declared = graph.shapes.get(value.name, ())
+        shape = list(shapes.get(value.name, [d if isinstance(d, int) else 1 for d in declared]))
+        if batch and declared and not isinstance(declared[0], int):
+            shape[0] = batch
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+        feed[value.name] = _values(graph, value.name, shape, dtype, rng)
+    return feed
+
+
+def _values(graph: Graph, name: str, shape: Sequence[int], dtype: Any, rng: np.random.Generator) -> Array:
+    if np.issubdtype(dtype, np.bool_):
+        return rng.random(shape) < 0.5
+    if dtype == np.uint8:
+        return rng.integers(0, 256, shape, dtype=np.uint8)
+    if np.issubdtype(dtype, np.integer):
+        return rng.integers(0, _table_size(graph, name), shape).astype(dtype)
+    if dtype == np.object_:
+        return np.full(shape, "a", dtype=object)
+    return rng.standard_normal(shape).astype(dtype)
+
+
+def _table_size(graph: Graph, name: str) -> int:
+    """The rows of the smallest table that an input of whole numbers picks from; 2 if it picks from none."""
+    sizes, todo, seen = [], [name], {name}
+    while todo:
+        for op, slot in graph.consumers.get(todo.pop(), ()):
+            shape = graph.shapes.get(op.ins[0], ())
+            if op.kind == "Gather" and slot == 1 and shape:
+                size = shape[op.attr("axis", 0)]
+                sizes += [size] if isinstance(size, int) else []
+            elif op.kind in MOVES or (op.kind == "Gather" and slot == 0):
+                new = [y for y in op.outs if y and y not in seen]
+                todo += new
+                seen.update(new)
+    return max(1, min(sizes, default=2))
+
+
+def seeded(graph: Graph, shapes: Shapes, seed: int, runs: Callable[[Feed], bool]) -> list[Feed]:
+    """Feeds that exercise a model: two of one row, and one of three rows if the model takes that."""
+    singles = [synthesise(graph, shapes, seed), synthesise(graph, shapes, seed + 1)]
+    triple = synthesise(graph, shapes, seed + 2, batch=3)
+    different = any(a.shape != b.shape for a, b in zip(triple.values(), singles[0].values(), strict=True))
+    return list(itertools.chain(singles, [triple] if different and runs(triple) else []))

@@ -1,0 +1,236 @@
+"""Small tensors of numbers, evaluated element by element: how exporters compute shapes.
+
+Every element is a `Number`: its value, if it is known before running, and the axes whose width it was read from.
+Evaluating once with the model's widths tells what a ``Reshape`` target is and where it came from; evaluating again
+with the pruned widths tells which targets follow by themselves and which must be rewritten.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Axis = tuple[str, int]
+Numbers = NDArray[Any]  # of Number objects
+
+LARGEST = 256  # elements; what is larger is data, not a shape
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A value (a name if it is symbolic, ``None`` if unknown) and the axes whose widths it depends on."""
+
+    value: Any
+    reads: frozenset[Axis] = frozenset()
+
+    @property
+    def known(self) -> bool:
+        """Whether the value is a plain number."""
+        return self.value is not None and not isinstance(self.value, str)
+
+
+def numbers(values: NDArray[Any]) -> Numbers:
+    """Constants as numbers."""
+    out = np.empty(values.shape, dtype=object)
+    for index, value in zip(np.ndindex(values.shape), values.ravel().tolist(), strict=True):
+        out[index] = Number(value)
+    return out
+
+
+def widths(tensor: str, shape: Sequence[int | str]) -> Numbers:
+    """What ``Shape`` returns: known where the dimension is static, and read from its axis."""
+    out = np.empty(len(shape), dtype=object)
+    for axis, size in enumerate(shape):
+        out[axis] = Number(size, frozenset({(tensor, axis)}))
+    return out
+
+
+def known(values: Numbers | None) -> NDArray[Any] | None:
+    """The plain values, or ``None`` if any is unknown."""
+    if values is None or not all(n.known for n in values.ravel()):
+        return None
+    return np.array([n.value for n in values.ravel()]).reshape(values.shape)
+
+
+def _arithmetic(function: Callable[..., Any]) -> Callable[..., Numbers]:
+    """Lift a scalar function to arrays of numbers: unknown in, unknown out; reads add up."""
+
+    def one(*args: Number) -> Number:
+        reads = frozenset[Axis]().union(*(a.reads for a in args))
+        if not all(a.known for a in args):
+            return Number(None, reads)
+        return Number(function(*(a.value for a in args)), reads)
+
+    def apply(*arrays: Numbers) -> Numbers:
+        broadcast = np.broadcast_arrays(*arrays)
+        out = np.empty(broadcast[0].shape, dtype=object)
+        for index in np.ndindex(out.shape):
+            out[index] = one(*(b[index] for b in broadcast))
+        return out
+
+    return apply
+
+
+def _divide(a: Any, b: Any) -> Any:
+    if isinstance(a, int) and isinstance(b, int):
+        return int(a / b) if b else None
+    return a / b if b else None
+
+
+class Call(NamedTuple):
+    """What an evaluator sees of a node."""
+
+    inputs: list[Numbers | None]
+    attribute: Callable[[str, Any], Any]
+
+    def ints(self, name: str, slot: int) -> list[int] | None:
+        """Integers that older opsets keep in an attribute and newer ones in an input."""
+        found = self.attribute(name, None)
+        if found is None and slot < len(self.inputs):
+            found = known(self.inputs[slot])
+            found = None if found is None else found.ravel().tolist()
+        return found
+
+
+Evaluator = Callable[[Call], Numbers | None]
+
+
+def _cast(call: Call) -> Numbers | None:
+    floating = call.attribute("to", 0) in (1, 10, 11, 16)
+    data = call.inputs[0]
+    if data is None:
+        return None
+    return _arithmetic(float if floating else int)(data)
+
+
+def _gather(call: Call) -> Numbers | None:
+    data, index = call.inputs[0], known(call.inputs[1])
+    if data is None or index is None:
+        return None
+    picked = np.take(data, index.astype(np.int64), axis=call.attribute("axis", 0))
+    return picked if isinstance(picked, np.ndarray) else _scalar(picked)
+
+
+def _scalar(value: Any) -> Numbers:
+    out = np.empty((), dtype=object)
+    out[()] = value
+    return out
+
+
+def _slice(call: Call) -> Numbers | None:
+    data, starts, ends = call.inputs[0], call.ints("starts", 1), call.ints("ends", 2)
+    if data is None or starts is None or ends is None:
+        return None
+    axes = call.ints("axes", 3) or list(range(len(starts)))
+    steps = call.ints("steps", 4) or [1] * len(starts)
+    window = [slice(None)] * data.ndim
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        window[axis] = slice(start, None if step < 0 and end < -data.shape[axis] else end, step)
+    return data[tuple(window)]
+
+
+def _reshape(call: Call) -> Numbers | None:
+    data, target = call.inputs[0], known(call.inputs[1])
+    if data is None or target is None:
+        return None
+    shape = [data.shape[i] if t == 0 else int(t) for i, t in enumerate(target.ravel())]
+    return data.reshape(shape)
+
+
+def _squeeze(call: Call) -> Numbers | None:
+    data, axes = call.inputs[0], call.ints("axes", 1)
+    return None if data is None else np.squeeze(data, tuple(axes) if axes is not None else None)
+
+
+def _unsqueeze(call: Call) -> Numbers | None:
+    data, axes = call.inputs[0], call.ints("axes", 1)
+    return None if data is None or axes is None else np.expand_dims(data, tuple(axes))
+
+
+def _transpose(call: Call) -> Numbers | None:
+    data = call.inputs[0]
+    return None if data is None else np.transpose(data, call.attribute("perm", None))
+
+
+def _concat(call: Call) -> Numbers | None:
+    parts = [part for part in call.inputs if part is not None]
+    if len(parts) < len(call.inputs):
+        return None
+    return np.concatenate(parts, axis=call.attribute("axis", 0))
+
+
+def _filled(call: Call) -> Numbers | None:
+    shape = known(call.inputs[0])
+    if shape is None or math.prod(int(s) for s in shape) > LARGEST:
+        return None
+    value = call.attribute("value", None)
+    out = np.empty(tuple(int(s) for s in shape), dtype=object)
+    out.fill(Number(0 if value is None else value.ravel()[0].item()))
+    return out
+
+
+def _expand(call: Call) -> Numbers | None:
+    data, shape = call.inputs[0], known(call.inputs[1])
+    if data is None or shape is None:
+        return None
+    return np.broadcast_to(data, np.broadcast_shapes(data.shape, tuple(int(s) for s in shape)))
+
+
+def _reduced(function: Callable[..., Any]) -> Evaluator:
+    def evaluate(call: Call) -> Numbers | None:
+        data = call.inputs[0]
+        axes = call.ints("axes", 1)
+        if data is None or data.ndim != 1 or (axes is not None and axes not in ([0], [-1])):
+            return None
+        total = _arithmetic(lambda *items: function(items))(*(_scalar(d) for d in data))
+        return total.reshape(1) if call.attribute("keepdims", 1) else total
+
+    return evaluate
+
+
+def _lifted(function: Callable[..., Any]) -> Evaluator:
+    def evaluate(call: Call) -> Numbers | None:
+        arrays = [a for a in call.inputs if a is not None]
+        return _arithmetic(function)(*arrays) if len(arrays) == len(call.inputs) else None
+
+    return evaluate
+
+
+EVALUATORS: dict[str, Evaluator] = {
+    "Identity": lambda call: call.inputs[0],
+    "Cast": _cast,
+    "Gather": _gather,
+    "Slice": _slice,
+    "Reshape": _reshape,
+    "Squeeze": _squeeze,
+    "Unsqueeze": _unsqueeze,
+    "Transpose": _transpose,
+    "Concat": _concat,
+    "ConstantOfShape": _filled,
+    "Expand": _expand,
+    "ReduceProd": _reduced(math.prod),
+    "ReduceSum": _reduced(sum),
+    "ReduceMax": _reduced(max),
+    "ReduceMin": _reduced(min),
+    "Add": _lifted(operator.add),
+    "Sub": _lifted(operator.sub),
+    "Mul": _lifted(operator.mul),
+    "Div": _lifted(_divide),
+    "Mod": _lifted(lambda a, b: a % b if b else None),
+    "Neg": _lifted(operator.neg),
+    "Floor": _lifted(math.floor),
+    "Ceil": _lifted(math.ceil),
+    "Max": _lifted(max),
+    "Min": _lifted(min),
+    "Equal": _lifted(operator.eq),
+    "Greater": _lifted(operator.gt),
+    "Less": _lifted(operator.lt),
+    "Not": _lifted(operator.not_),
+    "Where": _lifted(lambda c, a, b: a if c else b),
+}

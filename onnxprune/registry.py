@@ -1,0 +1,99 @@
+"""The tables that others may add to: operator rules, criteria and passes, each found by one entry point per table.
+
+A distribution adds to a table by naming a dict in its metadata, for instance::
+
+    [project.entry-points."onnxprune.rules"]
+    mine = "my_package:RULES"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from onnxprune.errors import PruneError
+from onnxprune.facts import Fact
+
+if TYPE_CHECKING:
+    from onnxprune.graph import Op
+
+Terms = tuple[tuple[int, ...], ...]
+ALWAYS: Terms = ()
+"""Zero whatever the inputs are."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is known of one operator.
+
+    Attributes:
+        facts: states the facts of one node.
+        zero: when an index of the output is zero wherever the inputs' tied indices are: a sum of products, each
+            term a tuple of input slots of which one zero suffices, all terms needed. ``None``: never.
+        sizes: input slots that take sizes or positions; a width may be read as a number into these.
+    """
+
+    facts: Callable[[Op], Iterable[Fact]]
+    zero: Terms | None | Callable[[Op], Terms | None] = None
+    sizes: tuple[int, ...] = ()
+
+    def zero_terms(self, op: Op) -> Terms | None:
+        """The ``zero`` of one node."""
+        return self.zero(op) if callable(self.zero) else self.zero
+
+
+RuleTable = dict[tuple[str, str], Rule]
+FactFunction = Callable[["Op"], Iterable[Fact]]
+
+
+def rule_for(
+    table: RuleTable,
+    *kinds: str,
+    domain: str = "",
+    zero: Terms | None | Callable[[Op], Terms | None] = None,
+    sizes: tuple[int, ...] = (),
+) -> Callable[[FactFunction], FactFunction]:
+    """Enter a function into a table as the rule of these operators.
+
+    Raises:
+        PruneError: one of them has a rule already.
+    """
+
+    def enter(facts: FactFunction) -> FactFunction:
+        for kind in kinds:
+            add(table, (domain, kind), Rule(facts, zero, sizes), "operator rule")
+        return facts
+
+    return enter
+
+
+def add(table: dict[Any, Any], key: Any, value: Any, kind: str) -> None:
+    """Enter a value under a new key.
+
+    Raises:
+        PruneError: the key is taken.
+    """
+    if key in table:
+        raise PruneError(f"The {kind} {key!r} is registered twice: {table[key]!r} and {value!r}.")
+    table[key] = value
+
+
+@cache
+def load(group: str) -> dict[Any, Any]:
+    """All tables of one entry point group, merged.
+
+    Raises:
+        PruneError: none is installed, or two define the same name.
+    """
+    merged: dict[Any, Any] = {}
+    for point in sorted(entry_points(group=f"onnxprune.{group}"), key=lambda p: p.name):
+        for key, value in point.load().items():
+            add(merged, key, value, group)
+    if not merged:
+        raise PruneError(
+            f"No {group} are registered: onnxprune is not installed here. Run `pip install -e .` in the checkout."
+        )
+    return merged

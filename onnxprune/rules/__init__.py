@@ -1,0 +1,19 @@
+"""What each operator says about indices, one file per family. A rule only states facts; it never edits."""
+
+from __future__ import annotations
+
+from onnxprune.registry import RuleTable, add
+from onnxprune.rules import convolution, joining, matmul, normalization, pointwise, pooling, reduction, shape, spatial
+
+FAMILIES = (pointwise, convolution, matmul, normalization, pooling, reduction, shape, joining, spatial)
+
+
+def _merge() -> RuleTable:
+    merged: RuleTable = {}
+    for family in FAMILIES:
+        for key, rule in family.RULES.items():
+            add(merged, key, rule, "operator rule")
+    return merged
+
+
+RULES = _merge()

@@ -1,0 +1,50 @@
+"""Matrix products."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from onnxprune.facts import Batch, Fact, Macs, same
+from onnxprune.graph import Op
+from onnxprune.registry import RuleTable, rule_for
+from onnxprune.rules.layout import broadcast
+
+RULES: RuleTable = {}
+
+A, B, C = 0, 1, 2
+
+
+@rule_for(RULES, "Gemm", zero=((A, B), (C,)))
+def gemm(op: Op) -> Iterator[Fact]:
+    """A (M, K) · B (K, N) + C, either transposed at will; C is stretched to (M, N)."""
+    a, b, y = op.ins[A], op.ins[B], op.out
+    m, ka = (1, 0) if op.attr("transA", 0) else (0, 1)
+    kb, n = (1, 0) if op.attr("transB", 0) else (0, 1)
+    yield same(a, m, y, 0)
+    yield same(b, n, y, 1)
+    yield same(a, ka, b, kb, sums=True)
+    yield Macs(((y, 0), (y, 1), (b, kb)))
+    if op.has(C):
+        yield from broadcast(op, op.ins[C], y)
+
+
+@rule_for(RULES, "MatMul", zero=((A, B),))
+def matmul(op: Op) -> Iterator[Fact]:
+    """A (…, M, K) · B (…, K, N), leading axes broadcast; a 1-D operand is a row or a column."""
+    a, b, y = op.ins[A], op.ins[B], op.out
+    ra, rb, ry = op.rank(a), op.rank(b), op.rank(y)
+    rows, columns = int(ra > 1), int(rb > 1)
+    yield same(a, ra - 1, b, max(rb - 2, 0), sums=True)
+    yield Macs((*((y, i) for i in range(ry)), (a, ra - 1)))
+    if rows:
+        yield same(a, ra - 2, y, ry - 1 - columns)
+    if columns:
+        yield same(b, rb - 1, y, ry - 1)
+    both_move = not (op.graph.is_constant(a) or op.graph.is_constant(b))
+    for x, rank in ((a, ra), (b, rb)):
+        shift = ry - rows - columns - (rank - 2)
+        for axis in range(rank - 2):
+            if op.shape(x)[axis] != 1:
+                yield same(x, axis, y, axis + shift)
+                if both_move:
+                    yield Batch((x, axis))

@@ -1,0 +1,64 @@
+"""Normalisations: what is normalised per channel may lose channels, what is normalised over an axis may not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from onnxprune.facts import Fact, Pin, Pole, same
+from onnxprune.graph import Op
+from onnxprune.registry import RuleTable, Terms, rule_for
+from onnxprune.rules.layout import broadcast, in_place, normalized_axis, pin_all
+
+RULES: RuleTable = {}
+
+SCALE_AND_BIAS: Terms = ((1,), (2,))
+
+
+@rule_for(RULES, "BatchNormalization", zero=SCALE_AND_BIAS)
+def batch_normalization(op: Op) -> Iterator[Fact]:
+    """Scale, bias, mean and variance have one entry per channel (axis 1)."""
+    extra_outputs = [y for y in op.outs[1:] if y]
+    if op.attr("training_mode", 0) or extra_outputs or not op.attr("spatial", 1):
+        yield from pin_all(op, f"{op.label} is in training mode, or normalises every position")
+        return
+    yield from in_place(op, op.ins[0], op.out)
+    for parameter in op.ins[1:5]:
+        yield same(parameter, 0, op.out, 1)
+    if op.attr("epsilon", 1e-5) <= 0:
+        yield Pole((op.ins[4], 0))
+
+
+@rule_for(RULES, "InstanceNormalization", zero=SCALE_AND_BIAS)
+def instance_normalization(op: Op) -> Iterator[Fact]:
+    """Statistics are taken over the spatial axes of each channel."""
+    x, y = op.ins[0], op.out
+    spatial = range(2, op.rank(x))
+    yield from in_place(op, x, y, but=spatial)
+    for parameter in op.ins[1:3]:
+        yield same(parameter, 0, y, 1)
+    for axis in spatial:
+        yield Pin((x, axis), f"{op.label} normalises over it")
+
+
+@rule_for(RULES, "LayerNormalization", "RMSNormalization")
+def layer_normalization(op: Op) -> Iterator[Fact]:
+    """Statistics are taken over all axes from ``axis`` on; the others keep their place."""
+    x, rank = op.ins[0], op.rank(op.ins[0])
+    normalised = range(normalized_axis(op, -1, rank), rank)
+    for y in op.outs:
+        if y in op.graph.shapes:
+            yield from in_place(op, x, y, but=normalised)
+    for axis in normalised:
+        why = f"{op.label} normalises over it: removing an index changes all others"
+        yield Pin((x, axis), why)
+        yield Pin((op.out, axis), why)
+    for parameter in op.ins[1:]:
+        if parameter:
+            yield from broadcast(op, parameter, x)
+
+
+@rule_for(RULES, "LRN", zero=((0,),))
+def lrn(op: Op) -> Iterator[Fact]:
+    """Each channel is divided by a sum over its neighbours, so a channel has a place among them."""
+    yield from in_place(op, op.ins[0], op.out)
+    yield Pin((op.ins[0], 1), f"{op.label} mixes neighbouring channels")

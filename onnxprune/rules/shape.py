@@ -1,0 +1,127 @@
+"""Operators that move axes, split and join them, stretch them, or talk about their sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from onnxprune.facts import Count, Fact, Free, Product, Slot, same, tile
+from onnxprune.graph import Op
+from onnxprune.registry import ALWAYS, RuleTable, Terms, rule_for
+from onnxprune.rules.layout import axes_of, normalized_axis, pin_all, reshape, unknown_axes
+
+RULES: RuleTable = {}
+
+KEEPS_ZERO: Terms = ((0,),)
+SHAPE = Slot("shape", 1)
+
+
+@rule_for(RULES, "Constant")
+def constant(op: Op) -> Iterator[Fact]:
+    """A weight, or a number; who uses it says which."""
+    for axis in range(op.rank(op.out)):
+        yield Free((op.out, axis))
+
+
+@rule_for(RULES, "Shape", "Size")
+def sizes(op: Op) -> Iterator[Fact]:
+    """Reads every width; what becomes of the numbers decides whether an axis may shrink."""
+    for axis in range(op.rank(op.ins[0])):
+        yield Free((op.ins[0], axis))
+
+
+def sizes_of(op: Op, slot: Slot) -> Iterator[Fact]:
+    """Element i of the node's shape number is the size of the output's axis i."""
+    wanted = op.numbers(slot.name, slot.slot or 0) or []
+    for axis, size in enumerate(op.shape(op.out)):
+        if isinstance(size, int) and size > 1 and axis < len(wanted) and wanted[axis] not in (-1, 0, 1):
+            yield Count(slot, axis, (op.out, axis), 0, size)
+
+
+@rule_for(RULES, "Reshape", zero=KEEPS_ZERO, sizes=(1,))
+def reshaped(op: Op) -> Iterator[Fact]:
+    """Runs of axes of equal size; the target's sizes follow the output's axes."""
+    yield from reshape(op, op.ins[0], op.out)
+    yield from sizes_of(op, SHAPE)
+
+
+@rule_for(RULES, "Flatten", zero=KEEPS_ZERO)
+def flatten(op: Op) -> Iterator[Fact]:
+    """The axes before ``axis`` become the first, the others the second."""
+    x, axis = op.ins[0], normalized_axis(op, 1, op.rank(op.ins[0]))
+    for place, run in enumerate((range(axis), range(axis, op.rank(x)))):
+        factors = tuple((x, a) for a in run if op.shape(x)[a] != 1)
+        if factors:
+            yield Product((op.out, place), factors)
+
+
+@rule_for(RULES, "Squeeze", zero=KEEPS_ZERO, sizes=(1,))
+def squeeze(op: Op) -> Iterator[Fact]:
+    """Axes of size 1 vanish."""
+    x, y = op.ins[0], op.out
+    axes = axes_of(op, 1, op.rank(x))
+    if unknown_axes(op, 1):
+        yield from pin_all(op, f"{op.label} drops axes that are not known before running")
+        return
+    dropped = axes if axes is not None else [a for a, size in enumerate(op.shape(x)) if size == 1]
+    for place, axis in enumerate(a for a in range(op.rank(x)) if a not in dropped):
+        yield same(x, axis, y, place)
+
+
+@rule_for(RULES, "Unsqueeze", zero=KEEPS_ZERO, sizes=(1,))
+def unsqueeze(op: Op) -> Iterator[Fact]:
+    """Axes of size 1 appear."""
+    x, y = op.ins[0], op.out
+    axes = axes_of(op, 1, op.rank(y))
+    if axes is None:
+        yield from pin_all(op, f"{op.label} adds axes that are not known before running")
+        return
+    for place, axis in enumerate(a for a in range(op.rank(y)) if a not in axes):
+        yield same(x, place, y, axis)
+
+
+@rule_for(RULES, "Transpose", zero=KEEPS_ZERO)
+def transpose(op: Op) -> Iterator[Fact]:
+    """Axis i of y is axis ``perm[i]`` of x."""
+    rank = op.rank(op.ins[0])
+    for axis, source in enumerate(op.attr("perm") or range(rank)[::-1]):
+        yield same(op.ins[0], source, op.out, axis)
+
+
+@rule_for(RULES, "Expand", zero=KEEPS_ZERO, sizes=(1,))
+def expand(op: Op) -> Iterator[Fact]:
+    """x is stretched to a shape; a stretched axis belongs to y alone."""
+    x, y = op.ins[0], op.out
+    shift = op.rank(y) - op.rank(x)
+    for axis, size in enumerate(op.shape(x)):
+        if size != 1:
+            yield same(x, axis, y, axis + shift)
+    wanted = op.numbers("shape", 1) or []
+    shift = op.rank(y) - len(wanted)
+    for element, value in enumerate(wanted):
+        axis, size = element + shift, op.shape(y)[element + shift]
+        if axis < op.rank(y) - op.rank(x) or op.shape(x)[axis - op.rank(y) + op.rank(x)] == 1:
+            yield Free((y, axis))
+        if value != 1 and isinstance(size, int):
+            yield Count(SHAPE, element, (y, axis), 0, size)
+
+
+@rule_for(RULES, "Tile", zero=KEEPS_ZERO, sizes=(1,))
+def tiled(op: Op) -> Iterator[Fact]:
+    """x stands ``repeats[i]`` times in a row along axis i."""
+    x, repeats = op.ins[0], op.numbers("repeats", 1)
+    for axis, (size, times) in enumerate(zip(op.shape(x), repeats or [], strict=False)):
+        if isinstance(size, int) and size > 1 and times is not None:
+            yield tile(x, axis, op.out, axis, int(times), size)
+
+
+def _filled_with_zero(op: Op) -> Terms | None:
+    value = op.attr("value")
+    return ALWAYS if value is None or not value.any() else None
+
+
+@rule_for(RULES, "ConstantOfShape", zero=_filled_with_zero, sizes=(0,))
+def constant_of_shape(op: Op) -> Iterator[Fact]:
+    """y has the given shape."""
+    for axis in range(op.rank(op.out)):
+        yield Free((op.out, axis))
+    yield from sizes_of(op, Slot("shape", 0))

@@ -1,0 +1,304 @@
+"""One engine that acts on the facts: removes units, or zeroes them. Both start from the same record and the same mask.
+
+Removing cuts every constant tensor along the axes that its units own, rewrites the numbers that nodes carry about
+widths, and refreshes declared shapes. Zeroing writes 0 where removing would cut. Nothing else changes.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from onnxprune.analysis import Analysis
+from onnxprune.closure import Mask
+from onnxprune.facts import Count, Positions, Slot, Strided
+from onnxprune.graph import Op, Shape, captures
+from onnxprune.integers import Axis, Numbers
+from onnxprune.record import Array, Record
+from onnxprune.rewire import Rewiring, fixed_elements
+
+NO_END = np.iinfo(np.int64).max
+Carrier = Count | Positions | Strided
+
+
+@dataclass
+class Draft:
+    """A model in the making: its structure, and how to make each array that differs from the record's.
+
+    Arrays are made one at a time, when they are written.
+    """
+
+    record: Record
+    proto: onnx.ModelProto
+    arrays: dict[str, Callable[[], Array]] = field(default_factory=dict)
+
+
+def remove(analysis: Analysis, removed: Mask) -> Draft:
+    """Take the units out of every tensor and number that they touch."""
+    draft = _draft(analysis)
+    cuts = _keeps(analysis, removed)
+    for name, keep in cuts.items():
+        _replace(analysis, draft, name, _cutter(analysis, name, keep), keep)
+    _Numbers(analysis, removed, draft).rewrite()
+    _refresh_shapes(analysis, removed, draft)
+    return draft
+
+
+def zero(analysis: Analysis, removed: Mask) -> Draft:
+    """Write zeros into every slice of a constant tensor that the units own."""
+    draft = _draft(analysis)
+    for name, keep in _keeps(analysis, removed).items():
+        _replace(analysis, draft, name, _eraser(analysis, name, keep), {})
+    return draft
+
+
+def keeps(analysis: Analysis, removed: Mask) -> dict[str, dict[int, list[int]]]:
+    """For each constant tensor that is cut, the kept indices of each axis."""
+    return {
+        name: {axis: np.flatnonzero(mask).tolist() for axis, mask in axes.items()}
+        for name, axes in sorted(_keeps(analysis, removed).items())
+    }
+
+
+def _draft(analysis: Analysis) -> Draft:
+    record = analysis.graph.record
+    proto = onnx.ModelProto()
+    proto.CopyFrom(record.proto)
+    return Draft(record, proto)
+
+
+def _keeps(analysis: Analysis, removed: Mask) -> dict[str, dict[int, Mask]]:
+    found: dict[str, dict[int, Mask]] = defaultdict(dict)
+    for (name, axis), _ in analysis.slices():
+        mask = analysis.kept((name, axis), removed)
+        if not mask.all():
+            found[name][axis] = mask
+    return found
+
+
+def _cutter(analysis: Analysis, name: str, keep: dict[int, Mask]) -> Callable[[], Array]:
+    def cut() -> Array:
+        array = analysis.graph.constant(name)
+        for axis, mask in keep.items():
+            array = np.compress(mask, array, axis=axis)  # type: ignore[arg-type]
+        return np.asarray(array)
+
+    return cut
+
+
+def _eraser(analysis: Analysis, name: str, keep: dict[int, Mask]) -> Callable[[], Array]:
+    def erase() -> Array:
+        array = np.array(analysis.graph.constant(name))
+        for axis, mask in keep.items():
+            np.moveaxis(array, axis, 0)[~mask] = 0
+        return array
+
+    return erase
+
+
+def _replace(
+    analysis: Analysis, draft: Draft, name: str, make: Callable[[], Array], keep: dict[int, Mask]
+) -> None:
+    """Give a constant tensor a new value, of its old type."""
+    if name in analysis.graph.constant_nodes:
+        node = draft.proto.graph.node[analysis.graph.constant_nodes[name].index]
+        tensor = next(a.t for a in node.attribute if a.name == "value")
+        tensor.CopyFrom(_packed(make(), tensor))
+        return
+    index = next(i for i, t in enumerate(draft.proto.graph.initializer) if t.name == name)
+    tensor = draft.proto.graph.initializer[index]
+    if draft.record.raw(name) is None:
+        tensor.CopyFrom(_packed(make(), tensor))
+        return
+    for axis, mask in keep.items():
+        tensor.dims[axis] = int(mask.sum())
+    draft.arrays[name] = make
+
+
+def _packed(array: Array, like: onnx.TensorProto) -> onnx.TensorProto:
+    packed = numpy_helper.from_array(array, like.name)
+    packed.data_type = like.data_type
+    packed.doc_string = like.doc_string
+    packed.metadata_props.MergeFrom(like.metadata_props)
+    return packed
+
+
+class _Numbers:
+    """Rewrites the numbers that nodes carry about the widths of axes that were cut."""
+
+    def __init__(self, analysis: Analysis, removed: Mask, draft: Draft) -> None:
+        self.analysis, self.removed, self.draft = analysis, removed, draft
+        self.graph = analysis.graph
+        self.widths = analysis.widths(removed)
+        self.values = self.graph.evaluate(_shapes(analysis, self.widths))
+        self.replaced: set[str] = set()
+        self.names = set(self.graph.shapes) | set(self.graph.producer) | set(self.graph.initializers)
+
+    def rewrite(self) -> None:
+        """Bring every carried number up to date."""
+        carriers = {op.index: found for op in self.graph.ops if (found := list(self._carriers(op)))}
+        if not carriers:
+            return
+        self.rewiring = Rewiring(self.draft.proto, carriers)
+        for index, found in carriers.items():
+            op = self.graph.ops[index]
+            counts: dict[Slot, list[Count]] = defaultdict(list)
+            for fact in found:
+                if isinstance(fact, Count):
+                    counts[fact.slot].append(fact)
+                elif isinstance(fact, Positions):
+                    self._repoint(op, fact)
+                else:
+                    self._gather_instead(op, fact)
+            for slot, group in counts.items():
+                self._recount(op, slot, group)
+        self.rewiring.commit()
+        _drop_unread(self.draft.proto.graph, self.replaced)
+
+    def _carriers(self, op: Op) -> Iterator[Carrier]:
+        for fact in self.analysis.facts[op.index]:
+            if isinstance(fact, Count) and self._shrunk(fact.axis):
+                yield fact
+            elif isinstance(fact, Positions | Strided) and self._shrunk(fact.x):
+                yield fact
+
+    def _shrunk(self, axis: Axis) -> bool:
+        number = self.analysis.closure.ids.get(axis)
+        return number is not None and bool(self.widths[number] < self.analysis.closure.sizes[number])
+
+    def _kept(self, axis: Axis) -> Mask:
+        return self.analysis.kept(axis, self.removed)
+
+    def _recount(self, op: Op, slot: Slot, counts: list[Count]) -> None:
+        fresh = {c.element: int(self._kept(c.axis)[c.low : c.high].sum()) for c in counts}
+        if None in fresh:
+            self.rewiring.set_attribute(op.index, slot.name, fresh[None])
+            return
+        now = self._now(op, slot)
+        if now is None and len(set(fresh.values())) == 1:
+            return  # not written out means equal pieces, and they are equal
+        required = list(now) if now is not None else [None] * len(fresh)
+        for element, value in fresh.items():
+            required[element or 0] = value
+        if now is not None and list(now) == required:
+            return
+        self._write(op, slot, required)
+
+    def _now(self, op: Op, slot: Slot) -> list[int | None] | None:
+        """The number's elements as the cut graph would compute them."""
+        given = op.attr(slot.name)
+        if given is not None:
+            return list(given)
+        if slot.slot is None or not op.has(slot.slot):
+            return None
+        values: Numbers | None = self.values.get(op.ins[slot.slot])
+        if values is None:
+            array = self.graph.constant(op.ins[slot.slot])
+            return None if array is None else list(array.ravel().tolist())
+        return [n.value if n.known else None for n in values.ravel()]
+
+    def _write(self, op: Op, slot: Slot, required: list[int | None]) -> None:
+        if slot.slot is None or op.attr(slot.name) is not None:
+            self.rewiring.set_attribute(op.index, slot.name, [v or 0 for v in required])
+            return
+        if slot.instead_of:
+            self.rewiring.drop_attribute(op.index, slot.instead_of)
+        if None not in required:
+            values = np.array(required, dtype=self._dtype(op, slot.slot))
+            self._read_instead(op, slot.slot, self._constant(f"{op.out}/{slot.name}", values))
+            return
+        mask, values = fixed_elements(required)
+        stem = f"{op.out}/{slot.name}"
+        inputs = [self._constant(f"{stem}/cut", mask), self._constant(f"{stem}/widths", values), op.ins[slot.slot]]
+        output = self._fresh(f"{stem}/followed")
+        self.rewiring.before(op.index, "Where", inputs, output)
+        self.rewiring.set_input(op.index, slot.slot, output)
+
+    def _read_instead(self, op: Op, slot: int, constant: str) -> None:
+        if op.has(slot) and self.graph.is_constant(op.ins[slot]):
+            self.replaced.add(op.ins[slot])
+        self.rewiring.set_input(op.index, slot, constant)
+
+    def _repoint(self, op: Op, fact: Positions) -> None:
+        kept = self._kept(fact.x)
+        place = np.cumsum(kept) - 1
+        index = fact.index if fact.y is None else fact.index[self._kept(fact.y)]
+        slot = fact.slot.slot or 0
+        values = place[index].astype(self._dtype(op, slot))
+        self._read_instead(op, slot, self._constant(f"{op.out}/{fact.slot.name}", values))
+
+    def _gather_instead(self, op: Op, fact: Strided) -> None:
+        """Let the Slice take the whole axis, and pick from it by position."""
+        for name, slot, value in (("starts", 1, 0), ("ends", 2, NO_END), ("steps", 4, 1)):
+            now = self._now(op, Slot(name, slot)) or []
+            now[fact.element] = value
+            self._write(op, Slot(name, slot), now)
+        place = np.cumsum(self._kept(fact.x)) - 1
+        values = place[fact.index[self._kept(fact.y)]].astype(np.int64)
+        self.rewiring.after(op.index, "Gather", ["", self._constant(f"{op.out}/indices", values)], {"axis": fact.x[1]})
+
+    def _dtype(self, op: Op, slot: int) -> Any:
+        if op.has(slot) and op.ins[slot] in self.graph.types:
+            return onnx.helper.tensor_dtype_to_np_dtype(self.graph.types[op.ins[slot]].tensor_type.elem_type)
+        return np.dtype(np.int64)
+
+    def _constant(self, name: str, values: NDArray[Any]) -> str:
+        fresh = self._fresh(name)
+        self.draft.proto.graph.initializer.append(numpy_helper.from_array(values, fresh))
+        if self.draft.proto.ir_version < 4:  # then every initializer is listed as an input, too
+            kind = onnx.helper.np_dtype_to_tensor_dtype(values.dtype)
+            self.draft.proto.graph.input.append(onnx.helper.make_tensor_value_info(fresh, kind, values.shape))
+        return fresh
+
+    def _fresh(self, name: str) -> str:
+        fresh, number = name, 0
+        while fresh in self.names:
+            number += 1
+            fresh = f"{name}_{number}"
+        self.names.add(fresh)
+        return fresh
+
+
+def _shapes(analysis: Analysis, widths: NDArray[np.int64]) -> dict[str, Shape]:
+    """Every tensor's shape once its cut axes have these widths."""
+    closure, ids = analysis.closure, analysis.closure.ids
+
+    def size(axis: Axis, before: int | str) -> int | str:
+        number = ids.get(axis)
+        return before if number is None or not closure.sizes[number] else int(widths[number])
+
+    return {
+        name: tuple(size((name, a), before) for a, before in enumerate(shape))
+        for name, shape in analysis.graph.shapes.items()
+    }
+
+
+def _refresh_shapes(analysis: Analysis, removed: Mask, draft: Draft) -> None:
+    """Declared shapes that a cut made stale would let a runtime refuse the model."""
+    before = analysis.graph.shapes
+    after = _shapes(analysis, analysis.widths(removed))
+    graph = draft.proto.graph
+    listed = [value for value in graph.input if value.name in analysis.graph.initializers]
+    for value in [*graph.value_info, *listed]:
+        sizes = zip(before.get(value.name, ()), after.get(value.name, ()), strict=True)
+        for dim, (old, new) in zip(value.type.tensor_type.shape.dim, sizes, strict=False):
+            if isinstance(new, int) and old != new:
+                dim.dim_value = new
+
+
+def _drop_unread(graph: onnx.GraphProto, names: set[str]) -> None:
+    """Remove constants that nothing reads any more."""
+    read = {name for node in graph.node for name in (*node.input, *captures(node))}
+    unread = names - read - {output.name for output in graph.output}
+    for field_of in (graph.initializer, graph.input):
+        for index in reversed([i for i, value in enumerate(field_of) if value.name in unread]):
+            del field_of[index]
+    for index in reversed([i for i, node in enumerate(graph.node) if node.op_type == "Constant" and node.output[0] in unread]):
+        del graph.node[index]

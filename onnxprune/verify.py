@@ -1,0 +1,177 @@
+"""Three questions, never mixed: is the surgery right, do the providers agree, what did it cost.
+
+Every comparison has a tolerance that follows from the number type: what rounding explains, and no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.errors import PruneError
+from onnxprune.inputs import Feed
+from onnxprune.record import Array
+from onnxprune.runtime import Session
+
+TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "float16": 4e-3, "bfloat16": 8e-3}
+"""The largest difference that passes, as a fraction of the output's range, by type; other types must be equal."""
+
+EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+ROUNDINGS = 8  # units in the last place of the largest value that pass besides, for outputs that hardly vary
+
+
+@dataclass
+class Comparison:
+    """How one output of two models differs, over all runs.
+
+    Attributes:
+        output: its name.
+        dtype: its type.
+        max_abs, mean_abs: the largest, the mean absolute difference.
+        range: the reference's largest value less its smallest.
+        relative: ``max_abs / range``.
+        tolerance: what ``relative`` may reach.
+        cosine: of the flattened outputs.
+        agreement: the fraction of rows whose largest entry (last axis) is the same; ``None`` for single numbers.
+        equal: whether the difference stays within the tolerance everywhere.
+        problem: why the outputs cannot be compared, if they cannot.
+    """
+
+    output: str
+    dtype: str = ""
+    max_abs: float = 0.0
+    mean_abs: float = 0.0
+    range: float = 0.0
+    relative: float = 0.0
+    tolerance: float = 0.0
+    cosine: float = 1.0
+    agreement: float | None = None
+    equal: bool = True
+    problem: str = ""
+
+    def __bool__(self) -> bool:
+        return self.equal
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)
+
+
+@dataclass
+class _Sums:
+    """Running sums of one output, from which its comparison follows."""
+
+    output: str
+    count: int = 0
+    low: float = np.inf
+    high: float = -np.inf
+    worst: float = 0.0
+    total: float = 0.0
+    products: NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))
+    rows: int = 0
+    agreeing: int = 0
+    mismatches: int = 0
+    dtype: str = ""
+    problem: str = ""
+
+    def add(self, a: Any, b: Any) -> None:
+        if not isinstance(a, np.ndarray) or a.dtype.kind in "OUS":
+            self.mismatches += 0 if _same(a, b) else 1
+            return
+        self.dtype = str(a.dtype)
+        if a.shape != b.shape or a.dtype != b.dtype:
+            self.problem = f"shape or type differs: {a.dtype}{list(a.shape)} and {b.dtype}{list(b.shape)}"
+        elif a.size == 0:
+            return
+        elif a.dtype.kind in "biu":
+            self.mismatches += int((a != b).sum())
+            self._add_numbers(a.astype(np.float64), b.astype(np.float64))
+        elif not (np.isfinite(a).all() and np.isfinite(b).all()):
+            self.problem = "it holds NaN or infinite values, which prove nothing; give other inputs with --data"
+        else:
+            self._add_numbers(a.astype(np.float64), b.astype(np.float64))
+
+    def _add_numbers(self, a: Array, b: Array) -> None:
+        difference = np.abs(a - b)
+        self.count += a.size
+        self.low, self.high = min(self.low, float(a.min())), max(self.high, float(a.max()))
+        self.worst = max(self.worst, float(difference.max()))
+        self.total += float(difference.sum())
+        self.products += [(a * b).sum(), (a * a).sum(), (b * b).sum()]
+        if a.ndim > 0 and a.shape[-1] > 1:
+            same = a.argmax(axis=-1) == b.argmax(axis=-1)
+            self.rows += same.size
+            self.agreeing += int(same.sum())
+
+    def comparison(self) -> Comparison:
+        problem = self.problem or (f"{self.mismatches} values differ" if self.mismatches else "")
+        if problem or not self.count:
+            return Comparison(self.output, self.dtype, equal=not problem, problem=problem, max_abs=self.worst)
+        span = self.high - self.low
+        tolerance = TOLERANCE.get(self.dtype, 0.0)
+        rounding = ROUNDINGS * EPSILON.get(self.dtype, 0.0) * max(abs(self.low), abs(self.high))
+        ab, aa, bb = self.products
+        return Comparison(
+            self.output,
+            self.dtype,
+            max_abs=self.worst,
+            mean_abs=self.total / self.count,
+            range=span,
+            relative=self.worst / span if span else float(self.worst > 0),
+            tolerance=tolerance,
+            cosine=float(ab / np.sqrt(aa * bb)) if aa and bb else float(aa == bb),
+            agreement=self.agreeing / self.rows if self.rows else None,
+            equal=self.worst <= tolerance * span + rounding,
+        )
+
+
+def compare(reference: Session, candidate: Session, feeds: Iterable[Feed]) -> list[Comparison]:
+    """Run both on the same feeds and compare every output.
+
+    Raises:
+        PruneError: their outputs are not called the same, or there was nothing to run.
+    """
+    if reference.outputs != candidate.outputs:
+        raise PruneError(f"Outputs differ: {reference.outputs} and {candidate.outputs}.")
+    sums = [_Sums(name) for name in reference.outputs]
+    ran = False
+    for feed in feeds:
+        ran = True
+        for total, a, b in zip(sums, reference.run(feed), candidate.run(feed), strict=True):
+            total.add(a, b)
+    if not ran:
+        raise PruneError("There was nothing to compare on.")
+    return [total.comparison() for total in sums]
+
+
+def accuracy(session: Session, feeds: Sequence[Feed], labels: Array) -> float:
+    """The fraction of rows whose largest entry of the first output is the label."""
+    found = np.concatenate([np.asarray(session.run(feed)[0]).argmax(axis=-1).ravel() for feed in feeds])
+    if found.shape != labels.shape:
+        raise PruneError(f"The first output gives {found.size} answers for {labels.size} labels.")
+    return float((found == labels).mean())
+
+
+def failures(comparisons: Iterable[Comparison]) -> str:
+    """One line that names the worst of the outputs that differ; empty if none does."""
+    wrong = [c for c in comparisons if not c]
+    if not wrong:
+        return ""
+    worst = max(wrong, key=lambda c: (bool(c.problem), c.relative))
+    if worst.problem:
+        return f"output {worst.output!r}: {worst.problem}"
+    return (
+        f"output {worst.output!r} differs by {worst.max_abs:.3g}, {worst.relative:.2g} of its range;"
+        f" {worst.tolerance:g} is allowed for {worst.dtype}"
+    )
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, np.ndarray):
+        return isinstance(b, np.ndarray) and a.shape == b.shape and bool((a == b).all())
+    return bool(a == b)

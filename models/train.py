@@ -1,8 +1,7 @@
 """Train the reference models on Fashion-MNIST and write them as ONNX files.
 
-The script makes everything in this folder that is not text: four ONNX models, the arrays in
-``data/`` and ``manifest.json``. It needs torch, numpy, onnx and onnxruntime; none of these but
-numpy and onnx is needed to use what it writes. See ``README.md`` beside it.
+The script writes four ONNX models, the arrays in ``data/`` and ``manifest.json``. It needs torch,
+numpy, onnx and onnxruntime; ``README.md`` beside it tells how to run it.
 """
 
 import argparse

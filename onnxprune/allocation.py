@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnxprune.analysis import Analysis
 from onnxprune.closure import Mask
-from onnxprune.cost import Cost, CostModel
+from onnxprune.cost import CostModel
 from onnxprune.criteria import Ranking
 from onnxprune.errors import PruneError, UsageError
 
@@ -58,7 +58,7 @@ def allocate(analysis: Analysis, ranking: Ranking, budget: Budget, cost: CostMod
     groups = [_Group(analysis, ranking, budget, g) for g in range(analysis.groups)]
     if budget.ratio is not None:
         ratio = budget.ratio
-        return _chosen(analysis, groups, [math.floor(ratio * len(g.order)) for g in groups])
+        return _chosen(analysis, groups, [g.removable(math.floor(ratio * len(g.order))) for g in groups])
     measure: Measure = "macs" if budget.macs is not None else "params"
     kept = budget.macs if budget.macs is not None else budget.params
     return _to_budget(analysis, groups, cost, measure, kept or 0.0)
@@ -79,17 +79,21 @@ class _Group:
         scores = ranking.scores[units]
         order = np.argsort(scores, kind="stable")
         self.order = units[order]
-        mean = scores.mean() if len(scores) else 0.0
+        unscored = number in ranking.unscored
+        mean = 1.0 if unscored else scores.mean()
         self.relative: NDArray[np.float64] = scores[order] / mean if mean > 0 else scores[order]
         self.step = _step(len(units), budget.align, analysis.width_per_unit(number))
-        self.least = min(len(units), budget.min_keep)
-        if number in ranking.unscored:
-            self.least = len(units)
+        self.least = len(units) if unscored else min(len(units), budget.min_keep)
 
     def removable(self, wanted: int) -> int:
         """How many units go if this many are to go: what is kept is rounded up to an aligned width."""
         kept = max(len(self.order) - wanted, self.least)
         return max(0, len(self.order) - math.ceil(kept / self.step) * self.step)
+
+
+    def one_step_less(self, count: int) -> int:
+        """The next smaller number of removed units that leaves an aligned width, or the whole group."""
+        return max(0, count - self.step)
 
 
 def _step(units: int, align: int, per_unit: int) -> int:
@@ -99,10 +103,11 @@ def _step(units: int, align: int, per_unit: int) -> int:
     return max(1, step)
 
 
-def _chosen(analysis: Analysis, groups: list[_Group], wanted: list[int]) -> Mask:
+def _chosen(analysis: Analysis, groups: list[_Group], counts: list[int]) -> Mask:
+    """The mask of so many units of each group, the lowest-scored ones."""
     removed = np.zeros(analysis.units, dtype=bool)
-    for group, count in zip(groups, wanted, strict=True):
-        removed[group.order[: group.removable(count)]] = True
+    for group, count in zip(groups, counts, strict=True):
+        removed[group.order[:count]] = True
     return removed
 
 
@@ -116,20 +121,37 @@ def _to_budget(analysis: Analysis, groups: list[_Group], cost: CostModel, measur
     relative = np.concatenate([g.relative for g in groups] or [np.zeros(0)])
     owner = owner[np.argsort(relative, kind="stable")]
 
-    def removed(run: int) -> Mask:
-        return _chosen(analysis, groups, np.bincount(owner[:run], minlength=len(groups)).tolist())
+    def wanted(run: int) -> list[int]:
+        counts = np.bincount(owner[:run], minlength=len(groups)).tolist()
+        return [group.removable(count) for group, count in zip(groups, counts, strict=True)]
 
-    def spent(run: int) -> int:
-        found: Cost = cost(removed(run))
-        return int(getattr(found, measure))
+    def fits(counts: list[int]) -> bool:
+        return int(getattr(cost(_chosen(analysis, groups, counts)), measure)) <= keep * dense
 
-    dense = spent(0)
-    if spent(len(owner)) > keep * dense:
+    dense = int(getattr(cost.dense, measure))
+    least = wanted(len(owner))
+    if not fits(least):
+        reached = int(getattr(cost(_chosen(analysis, groups, least)), measure)) / max(dense, 1)
         raise PruneError(
-            f"{measure} cannot be brought to {keep:g} of the model: {spent(len(owner)) / max(dense, 1):.3f} is the least"
-            " that the alignment, --min-keep and what is pinned allow. Try --align 1, or a larger budget."
+            f"{measure} cannot be brought to {keep:g} of the model: {reached:.3f} is the least that the alignment,"
+            " --min-keep and what is pinned allow. Try --align 1, or a larger budget."
         )
-    return removed(_first(len(owner), lambda run: spent(run) <= keep * dense))
+    counts = wanted(_first(len(owner), lambda run: fits(wanted(run))))
+    return _chosen(analysis, groups, _given_back(groups, counts, fits))
+
+
+def _given_back(groups: list[_Group], counts: list[int], fits: Callable[[list[int]], bool]) -> list[int]:
+    """Where whole aligned steps overshot the budget, give back the steps that matter most and still fit."""
+    while True:
+        open_groups = [i for i, count in enumerate(counts) if count]
+        open_groups.sort(key=lambda i: (-groups[i].relative[counts[i] - 1], i))
+        for i in open_groups:
+            trial = [*counts[:i], groups[i].one_step_less(counts[i]), *counts[i + 1 :]]
+            if fits(trial):
+                counts = trial
+                break
+        else:
+            return counts
 
 
 def _first(end: int, holds: Callable[[int], bool]) -> int:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -67,10 +68,11 @@ class _Bench:
             raise UsageError("Labels need data: give both.")
         self.labels = None if evidence.labels is None else inputs.read_labels(evidence.labels, rows)
         self.session = self._dense_session()
-        self.shapes: Shapes = inputs.bind(model.graph, evidence.input_shapes, self.feeds, self.runs)
-        self.seeded = inputs.seeded(model.graph, self.shapes, evidence.seed, self.runs)
+        run = partial(_attempt, self.session)
+        self.shapes: Shapes = inputs.bind(model.graph, evidence.input_shapes, self.feeds, run)
+        self.seeded = inputs.seeded(model.graph, self.shapes, evidence.seed, run)
         try:
-            self.session.run((self.feeds or self.seeded)[0])
+            self.session.run(self.feeds[0] if self.feeds else inputs.synthesise(model.graph, self.shapes, evidence.seed))
         except ExecutionError as error:
             raise RefusedError(f"The input model does not run: {error}") from error
 
@@ -79,14 +81,6 @@ class _Bench:
             return Session(self.dense, self.evidence.providers[0])
         except ExecutionError as error:
             raise RefusedError(f"The input model does not load: {error}") from error
-
-    def runs(self, feed: Feed) -> bool:
-        """Whether the dense model runs on a feed."""
-        try:
-            self.session.run(feed)
-        except ExecutionError:
-            return False
-        return True
 
     @property
     def proof(self) -> list[Feed]:
@@ -136,7 +130,7 @@ def plan(
     given = dict(input_shapes or {})
     if data is not None and not given:
         first = inputs.load_data(model.graph, data)[0]
-        given = dict(inputs.bind(model.graph, {}, [first], lambda _: True))
+        given = dict(inputs.bind(model.graph, {}, [first], lambda _: []))
     return plans.decide(model, wanted, _bound_or_open(model, given, needed=wanted.macs is not None)).plan
 
 
@@ -335,19 +329,18 @@ def _bound_or_open(model: Model, given: Mapping[str, Sequence[int]], *, needed: 
         try:
             dense = model.record.path or saving.copy(model.record, Path(name), "dense.onnx")
             session = Session(dense)
-            return inputs.bind(model.graph, given, [], lambda feed: _runs(session, feed))
+            return inputs.bind(model.graph, given, [], partial(_attempt, session))
         except (UsageError, ExecutionError):
             if needed or given:
                 raise
             return {}
 
 
-def _runs(session: Session, feed: Feed) -> bool:
+def _attempt(session: Session, feed: Feed) -> list[Any] | None:
     try:
-        session.run(feed)
+        return session.run(feed)
     except ExecutionError:
-        return False
-    return True
+        return None
 
 
 def _untouched(model: Model, plan: Plan, target: Path | None, folder: Path) -> Pruned:
@@ -369,10 +362,15 @@ def _prove(
     progress("proving that removed equals zeroed")
     with TemporaryDirectory(prefix="zeroed-", dir=folder.parent if target else None) as name:
         zeroed = saving.write(surgery.zero(analysis, removed), Path(name), "zeroed.onnx")
-        proof = {p: compare(Session(zeroed, p), Session(cut, p), bench.proof) for p in bench.evidence.providers}
+        proof = {
+            p: compare(Session(zeroed, p), Session(cut, p), bench.proof, bench.session) for p in bench.evidence.providers
+        }
     problem = next((f"{p}: {text}" for p, found in proof.items() if (text := failures(found))), "")
     if problem and not keep_unverified:
         raise PruneError(f"Removed and zeroed differ on {problem}. Nothing was written.")
+    flat = sorted({c.output for found in proof.values() for c in found if not c.range and c.dtype.startswith("float")})
+    if flat:
+        note += f"{', '.join(map(repr, flat))}: constant on every input tried, which proves little; give --data. "
     before = bench.model.record.nbytes
     after = sum(p.stat().st_size for p in folder.iterdir() if p.name != "dense.onnx")
     return Applied(str(target or ""), not problem, proof, {"before": before, "after": after}, note)
@@ -388,7 +386,7 @@ def _check(path: Path, source: Record) -> str:
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:
         if source.path is not None and not _passes_checker(source.path):
-            return "The ONNX checker finds the same fault in the input as in the output."
+            return "The ONNX checker finds the same fault in the input as in the output. "
         raise PruneError(f"The result fails the ONNX checker: {' '.join(str(error).split())[:300]}") from error
     return ""
 

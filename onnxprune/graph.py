@@ -209,7 +209,7 @@ class Graph:
             dims = kind.tensor_type.shape.dim
             before = self.shapes.get(name, ())
             learnt: list[Dim] = [
-                d.dim_value if d.HasField("dim_value") else d.dim_param or f"?{name}.{i}" for i, d in enumerate(dims)
+                d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else d.dim_param or f"?{name}.{i}" for i, d in enumerate(dims)
             ]
             if len(before) == len(learnt):  # what inference leaves open, a declaration may know
                 learnt = [new if isinstance(new, int) else old for new, old in zip(learnt, before, strict=True)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ Data = str | os.PathLike[str] | Mapping[str, Array] | Sequence[Mapping[str, Arra
 
 BATCH = 64  # rows of the user's data per run, where the model leaves the batch size open
 LIKELY = (64, 32, 224, 16, 128, 8, 256, 320, 512, 100, 1, 4, 1024, 4096, 16000)  # sizes to try for an open dimension
+ATTEMPTS = 12  # at finding seeded inputs that a model gives finite outputs for
 MOVES = {"Cast", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Split", "Transpose", "Identity", "Flatten", "Clip"}
 
 
@@ -154,7 +154,7 @@ def read_labels(source: str | os.PathLike[str] | Array, rows: int) -> Array:
 
 
 def bind(
-    graph: Graph, given: Mapping[str, Sequence[int]], feeds: Sequence[Feed], runs: Callable[[Feed], bool]
+    graph: Graph, given: Mapping[str, Sequence[int]], feeds: Sequence[Feed], run: Callable[[Feed], list[Any] | None]
 ) -> Shapes:
     """A full shape, with a batch of one, for every input that leaves sizes open.
 
@@ -171,7 +171,7 @@ def bind(
         return {name: _one_row(graph, name, array.shape) for name, array in feeds[0].items()}
     for size in LIKELY:
         shapes = {v.name: tuple(given.get(v.name) or _guess(graph, v.name, size)) for v in open_inputs}
-        if all(v.name in graph.shapes for v in open_inputs) and runs(synthesise(graph, shapes, 0)):
+        if all(v.name in graph.shapes for v in open_inputs) and run(synthesise(graph, shapes, 0)) is not None:
             return shapes
     names = ", ".join(repr(v.name) for v in open_inputs)
     raise UsageError(f"The shape of {names} is open and no likely size runs. Give --input-shape NAME:1x3x224x224, or --data.")
@@ -201,16 +201,24 @@ def _guess(graph: Graph, name: str, size: int) -> tuple[int, ...]:
     return tuple(d if isinstance(d, int) else 1 if axis == 0 else size for axis, d in enumerate(shape))
 
 
+STYLES: tuple[Callable[[np.random.Generator, Sequence[int]], Array], ...] = (
+    lambda rng, shape: rng.standard_normal(shape),  # what normalised inputs look like
+    lambda rng, shape: rng.random(shape),  # intensities
+    lambda rng, shape: 255 * rng.random(shape),  # bytes; hertz
+)
+
+
 def synthesise(graph: Graph, shapes: Mapping[str, Sequence[int]], seed: int, *, batch: int | None = None) -> Feed:
-    """A seeded feed: standard normal values; whole numbers within the tables that they index.
+    """A seeded feed; whole numbers stay within the tables that they index.
 
     Args:
         graph: the model.
         shapes: the shape of each input that leaves sizes open.
-        seed: of the values.
+        seed: of the values, and of their scale.
         batch: the size of the first axis where the model leaves it open.
     """
     rng = np.random.default_rng(seed)
+    style = STYLES[seed % len(STYLES)]
     feed = {}
     for value in graph.inputs:
         declared = graph.shapes.get(value.name, ())
@@ -218,20 +226,21 @@ def synthesise(graph: Graph, shapes: Mapping[str, Sequence[int]], seed: int, *, 
         if batch and declared and not isinstance(declared[0], int):
             shape[0] = batch
         dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-        feed[value.name] = _values(graph, value.name, shape, dtype, rng)
+        if np.issubdtype(dtype, np.floating) or dtype.kind == "V":
+            feed[value.name] = np.asarray(style(rng, shape)).astype(dtype)
+        else:
+            feed[value.name] = _whole(graph, value.name, shape, dtype, rng)
     return feed
 
 
-def _values(graph: Graph, name: str, shape: Sequence[int], dtype: Any, rng: np.random.Generator) -> Array:
+def _whole(graph: Graph, name: str, shape: Sequence[int], dtype: Any, rng: np.random.Generator) -> Array:
     if np.issubdtype(dtype, np.bool_):
         return rng.random(shape) < 0.5
     if dtype == np.uint8:
         return rng.integers(0, 256, shape, dtype=np.uint8)
     if np.issubdtype(dtype, np.integer):
-        return rng.integers(0, _table_size(graph, name), shape).astype(dtype)
-    if dtype == np.object_:
-        return np.full(shape, "a", dtype=object)
-    return rng.standard_normal(shape).astype(dtype)
+        return np.asarray(rng.integers(0, _table_size(graph, name), shape)).astype(dtype)
+    return np.full(shape, "a", dtype=object)
 
 
 def _table_size(graph: Graph, name: str) -> int:
@@ -250,9 +259,30 @@ def _table_size(graph: Graph, name: str) -> int:
     return max(1, min(sizes, default=2))
 
 
-def seeded(graph: Graph, shapes: Shapes, seed: int, runs: Callable[[Feed], bool]) -> list[Feed]:
-    """Feeds that exercise a model: two of one row, and one of three rows if the model takes that."""
-    singles = [synthesise(graph, shapes, seed), synthesise(graph, shapes, seed + 1)]
-    triple = synthesise(graph, shapes, seed + 2, batch=3)
-    different = any(a.shape != b.shape for a, b in zip(triple.values(), singles[0].values(), strict=True))
-    return list(itertools.chain(singles, [triple] if different and runs(triple) else []))
+def seeded(graph: Graph, shapes: Shapes, seed: int, run: Callable[[Feed], list[Any] | None]) -> list[Feed]:
+    """Feeds that exercise a model: of several scales, the last of three rows if the model leaves the rows open.
+
+    Args:
+        graph: the model.
+        shapes: the shape of each input that leaves sizes open.
+        seed: of the first feed.
+        run: the model; ``None`` where it fails. Feeds that make it give NaN are passed over while others do not.
+    """
+    feeds: list[Feed] = []
+    doubtful: list[Feed] = []
+    for attempt in range(ATTEMPTS):
+        batch = 3 if len(feeds) == len(STYLES) - 1 else None
+        feed = synthesise(graph, shapes, seed + attempt, batch=batch)
+        outputs = run(feed)
+        if outputs is None and batch:
+            feed = synthesise(graph, shapes, seed + attempt)
+            outputs = run(feed)
+        if outputs is not None:
+            (feeds if all(map(_finite, outputs)) else doubtful).append(feed)
+        if len(feeds) == len(STYLES):
+            break
+    return feeds or doubtful[:1]
+
+
+def _finite(output: Any) -> bool:
+    return not isinstance(output, np.ndarray) or output.dtype.kind != "f" or bool(np.isfinite(output).all())

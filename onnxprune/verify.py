@@ -21,8 +21,7 @@ from onnxprune.runtime import Session
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "float16": 4e-3, "bfloat16": 8e-3}
 """The largest difference that passes, as a fraction of the output's range, by type; other types must be equal."""
 
-EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
-ROUNDINGS = 8  # units in the last place of the largest value that pass besides, for outputs that hardly vary
+FLAT = 0.01  # of the largest magnitude, added to the range
 
 
 @dataclass
@@ -33,8 +32,9 @@ class Comparison:
         output: its name.
         dtype: its type.
         max_abs, mean_abs: the largest, the mean absolute difference.
-        range: the reference's largest value less its smallest.
-        relative: ``max_abs / range``.
+        range: the reference's largest value less its smallest, over all runs.
+        relative: ``max_abs`` as a fraction of the range (plus 1 % of the largest magnitude, the dense model's included,
+            so that an output that hardly varies is not judged by its rounding).
         tolerance: what ``relative`` may reach.
         cosine: of the flattened outputs.
         agreement: the fraction of rows whose largest entry (last axis) is the same; ``None`` for single numbers.
@@ -71,6 +71,7 @@ class _Sums:
     low: float = np.inf
     high: float = -np.inf
     worst: float = 0.0
+    largest: float = 0.0
     total: float = 0.0
     products: NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))
     rows: int = 0
@@ -91,16 +92,22 @@ class _Sums:
         elif a.dtype.kind in "biu":
             self.mismatches += int((a != b).sum())
             self._add_numbers(a.astype(np.float64), b.astype(np.float64))
-        elif not (np.isfinite(a).all() and np.isfinite(b).all()):
+        elif not (np.isfinite(a.astype(np.float64)).all() and np.isfinite(b.astype(np.float64)).all()):
             self.problem = "it holds NaN or infinite values, which prove nothing; give other inputs with --data"
         else:
             self._add_numbers(a.astype(np.float64), b.astype(np.float64))
 
+    def see(self, value: Any) -> None:
+        """Note the magnitude of the dense model's output."""
+        if isinstance(value, np.ndarray) and value.dtype.kind not in "OUSV" and value.size:
+            magnitude = float(np.abs(value.astype(np.float64)).max())
+            self.largest = max(self.largest, magnitude if np.isfinite(magnitude) else 0.0)
+
     def _add_numbers(self, a: Array, b: Array) -> None:
         difference = np.abs(a - b)
+        low, high, worst = float(a.min()), float(a.max()), float(difference.max())
         self.count += a.size
-        self.low, self.high = min(self.low, float(a.min())), max(self.high, float(a.max()))
-        self.worst = max(self.worst, float(difference.max()))
+        self.low, self.high, self.worst = min(self.low, low), max(self.high, high), max(self.worst, worst)
         self.total += float(difference.sum())
         self.products += [(a * b).sum(), (a * a).sum(), (b * b).sum()]
         if a.ndim > 0 and a.shape[-1] > 1:
@@ -112,26 +119,33 @@ class _Sums:
         problem = self.problem or (f"{self.mismatches} values differ" if self.mismatches else "")
         if problem or not self.count:
             return Comparison(self.output, self.dtype, equal=not problem, problem=problem, max_abs=self.worst)
-        span = self.high - self.low
-        tolerance = TOLERANCE.get(self.dtype, 0.0)
-        rounding = ROUNDINGS * EPSILON.get(self.dtype, 0.0) * max(abs(self.low), abs(self.high))
+        scale = self.high - self.low + FLAT * max(abs(self.low), abs(self.high), self.largest)
+        relative = self.worst / scale if scale else float(self.worst > 0)
         ab, aa, bb = self.products
         return Comparison(
             self.output,
             self.dtype,
             max_abs=self.worst,
             mean_abs=self.total / self.count,
-            range=span,
-            relative=self.worst / span if span else float(self.worst > 0),
-            tolerance=tolerance,
+            range=self.high - self.low,
+            relative=relative,
+            tolerance=TOLERANCE.get(self.dtype, 0.0),
             cosine=float(ab / np.sqrt(aa * bb)) if aa and bb else float(aa == bb),
             agreement=self.agreeing / self.rows if self.rows else None,
-            equal=self.worst <= tolerance * span + rounding,
+            equal=relative <= TOLERANCE.get(self.dtype, 0.0),
         )
 
 
-def compare(reference: Session, candidate: Session, feeds: Iterable[Feed]) -> list[Comparison]:
+def compare(
+    reference: Session, candidate: Session, feeds: Iterable[Feed], dense: Session | None = None
+) -> list[Comparison]:
     """Run both on the same feeds and compare every output.
+
+    Args:
+        reference: what should come out.
+        candidate: what came out.
+        feeds: what both are run on.
+        dense: the model before the cut, whose outputs tell how large the values are that rounding acts on.
 
     Raises:
         PruneError: their outputs are not called the same, or there was nothing to run.
@@ -142,8 +156,12 @@ def compare(reference: Session, candidate: Session, feeds: Iterable[Feed]) -> li
     ran = False
     for feed in feeds:
         ran = True
-        for total, a, b in zip(sums, reference.run(feed), candidate.run(feed), strict=True):
+        first = reference.run(feed)
+        for total, a, b, c in zip(
+            sums, first, candidate.run(feed), dense.run(feed) if dense else first, strict=True
+        ):
             total.add(a, b)
+            total.see(c)
     if not ran:
         raise PruneError("There was nothing to compare on.")
     return [total.comparison() for total in sums]

@@ -1,0 +1,365 @@
+"""The command line: options in, a verb called, its result shown. Only this module prints or exits."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import click
+from rich.console import Console
+
+from onnxprune import api, render, saving
+from onnxprune.errors import FileError, PruneError
+from onnxprune.inputs import parse_shape
+from onnxprune.passes import Pass, find
+from onnxprune.registry import load
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
+
+
+class _Numbered(click.ParamType):
+    """A whole number, or ``auto``."""
+
+    name = "N|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        if value == "auto" or isinstance(value, int):
+            return value if isinstance(value, int) else str(value)
+        try:
+            return int(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a whole number nor 'auto'.", param, ctx)
+
+
+def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+BUDGET = _options(
+    click.option("--ratio", type=float, help="Fraction of each group's units to remove."),
+    click.option("--params", type=float, help="Fraction of the model's parameters to keep."),
+    click.option("--macs", type=float, help="Fraction of the model's multiply-accumulates to keep."),
+    click.option("--criterion", default="l2", show_default=True, help="What units are scored by; see `criteria`."),
+    click.option("--align", type=_Numbered(), default="auto", show_default=True, help="Keep multiples of this width."),
+    click.option("--min-keep", type=int, default=1, show_default=True, help="Units that every group keeps."),
+    click.option("--protect", multiple=True, metavar="NAME", help="Node or tensor that stays whole; globs allowed."),
+    click.option("--protect-first", is_flag=True, help="Leave the first layers whole."),
+    click.option("--protect-last", is_flag=True, help="Leave the last layers whole."),
+    click.option("--seed", type=int, default=0, show_default=True, help="Of everything random."),
+)
+SHAPE = click.option(
+    "--input-shape", "input_shapes", multiple=True, metavar="NAME:1x3x224x224", help="For inputs whose shape is open."
+)
+DATA = click.option("--data", metavar="PATH", help="Inputs: an .npz, an .npy, or a folder of them.")
+PROVIDER = click.option(
+    "--provider", "providers", multiple=True, default=("cpu",), show_default=True, help="cpu, cuda, …; repeatable."
+)
+OUT = click.option("-o", "--out", required=True, metavar="OUT", help="Where to write.")
+IN_PLACE = click.option("--in-place", is_flag=True, help="Allow OUT to be the input.")
+KEEP_UNVERIFIED = click.option("--keep-unverified", is_flag=True, help="Write even if the proof fails.")
+JSON = click.option("--json", "json_to", metavar="[FILE]", help="Print the result as JSON (to FILE.json if given).")
+MODEL = click.argument("model")
+
+
+class _Verbs(click.Group):
+    """The command group: errors become one line and an exit code."""
+
+    def main(self, args: Sequence[str] | None = None, **extra: Any) -> Any:  # type: ignore[override]
+        given = _with_json_value(list(sys.argv[1:] if args is None else args))
+        with contextlib.suppress(AttributeError, ValueError):
+            sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+        try:
+            return super().main(given, **extra)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PruneError as error:
+            _fail(ctx, str(error), error.exit_code)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except MemoryError:
+            _fail(ctx, "Out of memory.", PruneError.exit_code)
+        except OSError as error:
+            _fail(ctx, f"{error.strerror or error}: {error.filename or ''}", FileError.exit_code)
+        except Exception as error:  # a fault of ours: still one line
+            _fail(ctx, f"Internal error, please report it: {type(error).__name__}: {error}", PruneError.exit_code)
+
+
+def _fail(ctx: click.Context, message: str, code: int) -> None:
+    if ctx.params.get("debug"):
+        traceback.print_exc()
+    line = "".join(c if c.isprintable() else " " for c in message)
+    click.echo(f"Error: {line}", err=True)
+    ctx.exit(code)
+
+
+def _with_json_value(args: list[str]) -> list[str]:
+    """Let ``--json`` stand alone: it takes the next word only if that is ``-`` or ends in ``.json``."""
+    out: list[str] = []
+    for number, word in enumerate(args):
+        out.append(word)
+        following = args[number + 1] if number + 1 < len(args) else ""
+        if word == "--json" and following != "-" and not following.endswith(".json"):
+            out.append("-")
+    return out
+
+
+@click.group(cls=_Verbs, context_settings=CONTEXT)
+@click.version_option(package_name="onnxprune")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def main(debug: bool) -> None:
+    """Make ONNX models smaller and faster, and prove that the result is right.
+
+    Exit codes: 0 done, 1 a check failed, 2 usage, 3 input refused, 4 provider missing, 5 input or output.
+    """
+
+
+@main.command()
+@MODEL
+@SHAPE
+@JSON
+def inspect(model: str, input_shapes: Sequence[str], json_to: str | None) -> None:
+    """What is in MODEL, what can go, and why the rest cannot."""
+    with _progress() as progress:
+        progress("analysing")
+        result = api.inspect(model, input_shapes=_shapes(input_shapes))
+    _show(result.to_json(), json_to, lambda console: render.inspection(console, result))
+
+
+@main.command()
+@MODEL
+@click.option("--tensor", help="Explain the axes of this tensor.")
+@click.option("--group", type=int, help="Explain what holds this group together.")
+@click.option("--op", help="Explain what nodes of this operator keep whole.")
+@click.option("--protect", multiple=True, metavar="NAME", help="As in `prune`.")
+@JSON
+def explain(model: str, tensor: str, group: int, op: str, protect: Sequence[str], json_to: str | None) -> None:
+    """Why an axis of MODEL stays, or who holds a group together."""
+    if sum(given is not None for given in (tensor, group, op)) > 1:
+        raise click.UsageError("Give one of --tensor, --group and --op.")
+    explainer = api.explainer(model, protect=protect)
+    if group is not None:
+        steps = explainer.group(group)
+        plain = [{"axis": list(s.axis), "node": s.node, "to": list(s.to)} for s in steps]
+        _show({"group": group, "ties": plain}, json_to, lambda console: render.steps(console, steps))
+        return
+    if tensor is not None:
+        found = explainer.tensor(tensor)
+    elif op is not None:
+        found = explainer.op(op)
+    else:
+        staying = [{"why": why, "weights": n, "params": p} for why, n, p in explainer.staying()]
+        _show({"staying": staying}, json_to, lambda console: render.staying(console, explainer.staying()))
+        return
+    _show({"axes": [e.to_json() for e in found]}, json_to, lambda console: render.explanations(console, found))
+
+
+@main.command()
+@MODEL
+@OUT
+@BUDGET
+@DATA
+@click.option("--labels", metavar="FILE", help="One whole number per row of the data, as .npy: measures accuracy.")
+@SHAPE
+@PROVIDER
+@click.option("--plan", "plan_to", metavar="FILE", help="Also write the plan.")
+@click.option("--report", "report_to", metavar="FILE", help="Also write the result as JSON.")
+@IN_PLACE
+@KEEP_UNVERIFIED
+@JSON
+def prune(
+    model: str,
+    out: str,
+    input_shapes: Sequence[str],
+    plan_to: str | None,
+    report_to: str | None,
+    json_to: str | None,
+    **options: Any,
+) -> None:
+    """Plan, remove, prove that removed equals zeroed, measure, and write OUT."""
+    _distinct(model, out, plan_to, report_to)
+    with _progress() as progress:
+        result = api.prune(model, out, input_shapes=_shapes(input_shapes), progress=progress, **options)
+    if plan_to:
+        _write(plan_to, result.plan.dumps())
+    if report_to:
+        _write(report_to, _text(result.to_json()))
+    _show(result.to_json(), json_to, lambda console: render.pruned(console, result))
+
+
+@main.command()
+@MODEL
+@OUT
+@BUDGET
+@DATA
+@SHAPE
+@JSON
+def plan(model: str, out: str, input_shapes: Sequence[str], json_to: str | None, **options: Any) -> None:
+    """Decide what goes, and write the decision to OUT for people, diffs and `apply`."""
+    _distinct(model, out)
+    with _progress() as progress:
+        progress("planning")
+        result = api.plan(model, input_shapes=_shapes(input_shapes), **options)
+    _write(out, result.dumps())
+    plain = {"out": out, "cost": result.cost, "groups": [{**g, "kept": len(g["kept"])} for g in result.groups]}
+    _show(plain, json_to, lambda console: render.planned(console, result, out))
+
+
+@main.command()
+@MODEL
+@click.argument("plan")
+@OUT
+@DATA
+@SHAPE
+@PROVIDER
+@IN_PLACE
+@KEEP_UNVERIFIED
+@JSON
+def apply(
+    model: str, plan: str, out: str, input_shapes: Sequence[str], json_to: str | None, **options: Any
+) -> None:
+    """Do to MODEL what PLAN says, prove it, and write OUT."""
+    _distinct(plan, out)
+    with _progress() as progress:
+        result = api.apply(model, plan, out, input_shapes=_shapes(input_shapes), progress=progress, **options)
+    _show(result.to_json(), json_to, lambda console: render.applied(console, result))
+
+
+@main.command()
+@click.argument("reference")
+@click.argument("candidate")
+@click.option("--plan", metavar="PLAN", help="Compare with REFERENCE after zeroing the plan's units.")
+@DATA
+@SHAPE
+@PROVIDER
+@click.option("--seed", type=int, default=0, show_default=True, help="Of generated inputs.")
+@JSON
+def verify(
+    reference: str, candidate: str, input_shapes: Sequence[str], json_to: str | None, **options: Any
+) -> None:
+    """Whether CANDIDATE gives REFERENCE's outputs; exit 1 if not."""
+    with _progress() as progress:
+        progress("comparing")
+        result = api.verify(reference, candidate, input_shapes=_shapes(input_shapes), **options)
+    _show(result.to_json(), json_to, lambda console: render.verified(console, result))
+    if not result:
+        raise PruneError(f"{candidate!r} does not give the outputs of {reference!r}.")
+
+
+class _Passes(click.Group):
+    """One command per registered pass; its fields are the options."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(load("passes"))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+        return _command_of(find(cmd_name))
+
+
+@main.group(cls=_Passes, context_settings=CONTEXT)
+def run() -> None:
+    """Run one pass: `onnxprune run PASS MODEL -o OUT`."""
+
+
+def _command_of(kind: type[Pass]) -> click.Command:
+    def call(model: str, out: str, in_place: bool, json_to: str | None, **options: Any) -> None:
+        result = api.run(kind.name, model, out, in_place=in_place, **options)
+        _show(result.to_json(), json_to, lambda console: render.ran(console, result))
+
+    command = click.command(kind.name, help=kind.__doc__, context_settings=CONTEXT)(call)
+    hints = get_type_hints(kind)
+    parameters = [click.Argument(["model"]), click.Option(["-o", "--out"], required=True, help="Where to write.")]
+    parameters += [_option_of(f, hints[f.name]) for f in fields(kind)]  # type: ignore[arg-type]
+    parameters += [click.Option(["--in-place"], is_flag=True), click.Option(["--json", "json_to"])]
+    command.params = parameters
+    return command
+
+
+def _option_of(field: Field[Any], hint: Any) -> click.Option:
+    name = f"--{field.name.replace('_', '-')}"
+    default = None if field.default is MISSING else field.default
+    if hint is bool:
+        return click.Option([name], is_flag=True, default=default)
+    if hint == tuple[str, ...]:
+        return click.Option([name], multiple=True, default=default)
+    kinds: Mapping[Any, Any] = {int: int, str: str, float: float, float | None: float, int | None: int}
+    return click.Option([name], type=kinds.get(hint, _Numbered()), default=default, show_default=True)
+
+
+@main.command()
+@JSON
+def passes(json_to: str | None) -> None:
+    """List the passes."""
+    _list(load("passes"), json_to)
+
+
+@main.command()
+@JSON
+def criteria(json_to: str | None) -> None:
+    """List the criteria."""
+    _list(load("criteria"), json_to)
+
+
+def _list(table: Mapping[str, Any], json_to: str | None) -> None:
+    rows = [(name, (value.__doc__ or "").splitlines()[0]) for name, value in sorted(table.items())]
+    _show(dict(rows), json_to, lambda console: render.names(console, rows))
+
+
+def _shapes(given: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    return dict(parse_shape(text) for text in given)
+
+
+def _distinct(*paths: str | None) -> None:
+    """No two of the files that a command reads and writes may be one; in-place output is asked for elsewhere."""
+    source, *others = [Path(p).resolve() for p in paths if p]
+    if len(set(others)) < len(others) or source in others[1:]:
+        raise click.UsageError("Two of the files are the same.")
+
+
+def _text(document: Any) -> str:
+    return json.dumps(document, indent=1, ensure_ascii=False, default=float) + "\n"
+
+
+def _write(path: str, text: str) -> None:
+    target = Path(path)
+    if target.is_dir() or not target.parent.is_dir():
+        raise FileError(f"Cannot write {path!r}: no such directory, or it is one.")
+    saving.write_bytes(target, text.encode("utf-8", "replace"))
+
+
+def _show(document: Any, json_to: str | None, draw: Callable[[Console], None]) -> None:
+    if json_to == "-":
+        click.echo(_text(document), nl=False)
+        return
+    if json_to:
+        _write(json_to, _text(document))
+    console = Console(width=None if sys.stdout.isatty() else 80, safe_box=True, highlight=False)
+    draw(console)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """A spinner with the current stage, on a terminal only."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda stage: None
+        return
+    with console.status("") as status:
+        yield lambda stage: status.update(f"{stage} …")

@@ -54,9 +54,7 @@ def conv_bn(
 ) -> nn.Sequential:
     """Return a padded convolution, its batch normalisation and, unless None, an activation."""
     block = named(
-        conv=nn.Conv2d(
-            inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False
-        ),
+        conv=nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False),
         bn=nn.BatchNorm2d(outputs),
     )
     if activation is not None:
@@ -118,9 +116,7 @@ class InvertedResidual(nn.Module):
         super().__init__()
         self.body = named(
             expand=conv_bn(inputs, expanded, 1, activation=nn.Hardswish),
-            depthwise=conv_bn(
-                expanded, expanded, stride=stride, groups=expanded, activation=nn.Hardswish
-            ),
+            depthwise=conv_bn(expanded, expanded, stride=stride, groups=expanded, activation=nn.Hardswish),
             se=SqueezeExcite(expanded, max(16, expanded // 64 * 16)),
             project=conv_bn(expanded, outputs, 1, activation=None),
         )
@@ -262,9 +258,7 @@ def train(recipe: Recipe, split: Split, seed: int) -> nn.Module:
     images, labels = torch.from_numpy(split.images), torch.from_numpy(split.labels)
     steps = len(images) // BATCH
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.rate, epochs=recipe.epochs, steps_per_epoch=steps
-    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, epochs=recipe.epochs, steps_per_epoch=steps)
     model.train()
     for epoch in range(recipe.epochs):
         start, total = time.monotonic(), 0.0

@@ -90,7 +90,6 @@ class _Group:
         kept = max(len(self.order) - wanted, self.least)
         return max(0, len(self.order) - math.ceil(kept / self.step) * self.step)
 
-
     def one_step_less(self, count: int) -> int:
         """The next smaller number of removed units that leaves an aligned width, or the whole group."""
         return max(0, count - self.step)

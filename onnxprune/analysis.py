@@ -22,9 +22,7 @@ from onnxprune.record import Record
 from onnxprune.registry import Rule, load
 
 OLDEST_OPSET = 7  # broadcasting was explicit before
-WHOLE_TYPES = {
-    getattr(onnx.TensorProto, name): name for name in ("INT64", "BOOL", "STRING", "COMPLEX64", "COMPLEX128")
-}
+WHOLE_TYPES = {getattr(onnx.TensorProto, name): name for name in ("INT64", "BOOL", "STRING", "COMPLEX64", "COMPLEX128")}
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,9 @@ class Analysis:
         self._pin_read_widths()
         if protection:
             self._protect(protection)
-        untie(self.closure, knots, lambda number: self.closure.root(number) in {self.closure.root(h) for h in self.heads})
+        untie(
+            self.closure, knots, lambda number: self.closure.root(number) in {self.closure.root(h) for h in self.heads}
+        )
         self._pin_what_does_not_vanish()
         self._make_units()
 
@@ -106,7 +106,7 @@ class Analysis:
         mentioned: set[Axis] = set()
         for fact in self.facts[op.index]:
             if isinstance(fact, facts.Tie):
-                closure.tie(number(fact.x), number(fact.y), fact.index, op.label)
+                closure.tie(number(fact.x), number(fact.y), fact.picks, op.label)
                 mentioned.update((fact.x, fact.y))
             elif isinstance(fact, facts.Pin):
                 indices = None if fact.indices is None else np.asarray(fact.indices, dtype=np.int64)
@@ -310,7 +310,8 @@ class Analysis:
         gone[1:][hit] = removed[self.unit_of[hit]]
         total = np.cumsum(gone)
         sizes = np.array(self.closure.sizes, dtype=np.int64)
-        return sizes - (total[self.closure.offset + sizes] - total[self.closure.offset])
+        widths: NDArray[np.int64] = sizes - (total[self.closure.offset + sizes] - total[self.closure.offset])
+        return widths
 
     def kept(self, axis: Axis, removed: Mask) -> Mask:
         """For each index of an axis, whether it stays."""
@@ -352,7 +353,9 @@ def _summed(stated: Sequence[Fact]) -> Iterator[Axis]:
 
 def _classes(closure: Closure) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The roots in the order of their indices, and how many indices each has."""
-    roots = np.array([i for i in range(len(closure.axes)) if closure.root_of[i] == i and closure.sizes[i]], dtype=np.int64)
+    roots = np.array(
+        [i for i in range(len(closure.axes)) if closure.root_of[i] == i and closure.sizes[i]], dtype=np.int64
+    )
     return roots, np.array([closure.sizes[i] for i in roots], dtype=np.int64)
 
 

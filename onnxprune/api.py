@@ -72,7 +72,9 @@ class _Bench:
         self.shapes: Shapes = inputs.bind(model.graph, evidence.input_shapes, self.feeds, run)
         self.seeded = inputs.seeded(model.graph, self.shapes, evidence.seed, run)
         try:
-            self.session.run(self.feeds[0] if self.feeds else inputs.synthesise(model.graph, self.shapes, evidence.seed))
+            self.session.run(
+                self.feeds[0] if self.feeds else inputs.synthesise(model.graph, self.shapes, evidence.seed)
+            )
         except ExecutionError as error:
             raise RefusedError(f"The input model does not run: {error}") from error
 
@@ -152,7 +154,10 @@ def prune(
     Args:
         source: the model.
         out: where to write; ``None`` writes nothing and only measures.
-        data, labels, input_shapes, providers: what the model is run on (see `Evidence`).
+        data: the user's inputs (see `onnxprune.inputs.load_data`).
+        labels: one whole number per row of the data.
+        input_shapes: for inputs whose shape is open.
+        providers: execution providers by name.
         in_place: allow ``out`` to be the source.
         keep_unverified: write even if the proof fails.
         progress: called with the name of each stage.
@@ -363,7 +368,8 @@ def _prove(
     with TemporaryDirectory(prefix="zeroed-", dir=folder.parent if target else None) as name:
         zeroed = saving.write(surgery.zero(analysis, removed), Path(name), "zeroed.onnx")
         proof = {
-            p: compare(Session(zeroed, p), Session(cut, p), bench.proof, bench.session) for p in bench.evidence.providers
+            p: compare(Session(zeroed, p), Session(cut, p), bench.proof, bench.session)
+            for p in bench.evidence.providers
         }
     problem = next((f"{p}: {text}" for p, found in proof.items() if (text := failures(found))), "")
     if problem and not keep_unverified:

@@ -25,7 +25,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
 
 
-class _Numbered(click.ParamType):
+class _Numbered(click.ParamType):  # type: ignore[type-arg]
     """A whole number, or ``auto``."""
 
     name = "N|auto"
@@ -232,9 +232,7 @@ def plan(model: str, out: str, input_shapes: Sequence[str], json_to: str | None,
 @IN_PLACE
 @KEEP_UNVERIFIED
 @JSON
-def apply(
-    model: str, plan: str, out: str, input_shapes: Sequence[str], json_to: str | None, **options: Any
-) -> None:
+def apply(model: str, plan: str, out: str, input_shapes: Sequence[str], json_to: str | None, **options: Any) -> None:
     """Do to MODEL what PLAN says, prove it, and write OUT."""
     _distinct(plan, out)
     with _progress() as progress:
@@ -251,9 +249,7 @@ def apply(
 @PROVIDER
 @click.option("--seed", type=int, default=0, show_default=True, help="Of generated inputs.")
 @JSON
-def verify(
-    reference: str, candidate: str, input_shapes: Sequence[str], json_to: str | None, **options: Any
-) -> None:
+def verify(reference: str, candidate: str, input_shapes: Sequence[str], json_to: str | None, **options: Any) -> None:
     """Whether CANDIDATE gives REFERENCE's outputs; exit 1 if not."""
     with _progress() as progress:
         progress("comparing")

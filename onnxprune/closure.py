@@ -62,7 +62,9 @@ class Closure:
             a, b = self.root(x), self.root(y)
             if a != b:
                 self._parent[max(a, b)] = min(a, b)
-        elif index is not None and nx and index.size == (ny or 1) and index.size and 0 <= index.min() <= index.max() < nx:
+        elif (
+            index is not None and nx and index.size == (ny or 1) and index.size and 0 <= index.min() <= index.max() < nx
+        ):
             if ny:
                 self._edges.append((x, y, index))
             else:

@@ -88,4 +88,4 @@ class CostModel:
 
 def _bits(graph: Graph, name: str) -> int:
     tensor = graph.constant_tensor(name)
-    return nbytes(tensor) * 8 // max(1, math.prod(tensor.dims))
+    return nbytes(tensor) * 8 // max(1, int(math.prod(tensor.dims)))

@@ -40,7 +40,8 @@ def _others(weight: Array, axis: int) -> tuple[int, ...]:
 @criterion("l1")
 def l1(weight: Array, axis: int, rng: np.random.Generator) -> Scores:
     """Sum of magnitudes, Σ|w| (Li et al., Pruning Filters for Efficient ConvNets, 2017)."""
-    return np.abs(weight).sum(axis=_others(weight, axis), dtype=np.float64)
+    scores: Scores = np.abs(weight).sum(axis=_others(weight, axis), dtype=np.float64)
+    return scores
 
 
 @criterion("l2")
@@ -54,7 +55,7 @@ def l2(weight: Array, axis: int, rng: np.random.Generator) -> Scores:
 @criterion("random")
 def random(weight: Array, axis: int, rng: np.random.Generator) -> Scores:
     """Uniform noise, the baseline that any criterion must beat (Mittal et al., 2018)."""
-    return rng.random(weight.shape[axis])
+    return rng.random(size=(weight.shape[axis],))
 
 
 @dataclass(frozen=True)

@@ -66,9 +66,7 @@ def _number(name: str, entries: dict[str, str], key: str, default: int) -> int:
 
 
 def _contained(name: str, location: str, model: Path) -> Path:
-    refused = RefusedError(
-        f"External data of {name!r} at {location!r} is not a regular file in the model's directory."
-    )
+    refused = RefusedError(f"External data of {name!r} at {location!r} is not a regular file in the model's directory.")
     if "\0" in location or "\\" in location or "://" in location or os.path.isabs(location):
         raise refused
     if ".." in Path(location).parts:

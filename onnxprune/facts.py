@@ -2,7 +2,7 @@
 
 About indices:
 
-* `Tie`: index j of one axis lives or dies with index ``index[j]`` of another (`same`, `window`, `mapped`,
+* `Tie`: index j of one axis lives or dies with index ``picks[j]`` of another (`same`, `window`, `mapped`,
   `repeat`, `tile` are its spellings); with ``sums`` set, the operator sums over it, so a removed index must
   contribute exactly zero;
 * `Product`: one axis is the row-major product of others (Reshape);
@@ -46,11 +46,11 @@ class Slot(NamedTuple):
 
 
 class Tie(NamedTuple):
-    """``y[j]`` lives or dies with ``x[index[j]]``; ``index`` ``None`` means j itself."""
+    """``y[j]`` lives or dies with ``x[picks[j]]``; ``picks`` ``None`` means j itself."""
 
     x: Axis
     y: Axis
-    index: Index | None = None
+    picks: Index | None = None
     sums: bool = False
 
 
@@ -108,16 +108,16 @@ class Positions(NamedTuple):
 
     slot: Slot
     x: Axis
-    index: Index
+    picks: Index
     y: Axis | None
 
 
 class Strided(NamedTuple):
-    """``y[j]`` is ``x[index[j]]``, and the node says so by element ``element`` of its starts, ends and steps."""
+    """``y[j]`` is ``x[picks[j]]``, and the node says so by element ``element`` of its starts, ends and steps."""
 
     x: Axis
     y: Axis
-    index: Index
+    picks: Index
     element: int
 
 
@@ -135,9 +135,9 @@ def same(x: str, a: int, y: str, b: int, *, sums: bool = False) -> Tie:
     return Tie((x, a), (y, b), None, sums)
 
 
-def mapped(x: str, a: int, index: Any, y: str, b: int, *, sums: bool = False) -> Tie:
-    """Index j of y's axis b is index ``index[j]`` of x's axis a."""
-    return Tie((x, a), (y, b), np.asarray(index, dtype=np.int64), sums)
+def mapped(x: str, a: int, picks: Any, y: str, b: int, *, sums: bool = False) -> Tie:
+    """Index j of y's axis b is index ``picks[j]`` of x's axis a."""
+    return Tie((x, a), (y, b), np.asarray(picks, dtype=np.int64), sums)
 
 
 def window(part: str, a: int, whole: str, b: int, start: int, size: int) -> Tie:

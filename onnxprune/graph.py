@@ -12,7 +12,7 @@ import onnx
 from onnx import numpy_helper
 
 from onnxprune import integers
-from onnxprune.integers import Axis, Numbers
+from onnxprune.integers import Numbers
 from onnxprune.record import Array, Record
 
 Dim = int | str  # a size, or the name of a size that is known only at run time
@@ -38,7 +38,7 @@ class Op:
     @property
     def out(self) -> str:
         """The first output."""
-        return self.outs[0]
+        return str(self.outs[0])
 
     @property
     def label(self) -> str:
@@ -130,9 +130,10 @@ class Graph:
     def constant_tensor(self, name: str) -> onnx.TensorProto:
         """The description (type, dims) of a constant tensor."""
         if name in self.initializers:
-            return self.initializers[name]
-        node = self.constant_nodes[name].node
-        return next(a.t for a in node.attribute if a.name == "value")
+            found: onnx.TensorProto = self.initializers[name]
+        else:
+            found = next(a.t for a in self.constant_nodes[name].node.attribute if a.name == "value")
+        return found
 
     def elements(self, name: str) -> int:
         """How many values a constant tensor holds."""
@@ -171,7 +172,9 @@ class Graph:
             given |= new
             for name in sorted(new):
                 plain = integers.known(self.numbers[name])
-                bare.graph.initializer.append(numpy_helper.from_array(np.asarray(plain, dtype=np.int64), f"{name}\0known"))
+                bare.graph.initializer.append(
+                    numpy_helper.from_array(np.asarray(plain, dtype=np.int64), f"{name}\0known")
+                )
             for node, op in zip(bare.graph.node, self.ops, strict=True):
                 for slot, name in enumerate(op.ins):
                     if name in given and slot > 0:
@@ -209,7 +212,8 @@ class Graph:
             dims = kind.tensor_type.shape.dim
             before = self.shapes.get(name, ())
             learnt: list[Dim] = [
-                d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else d.dim_param or f"?{name}.{i}" for i, d in enumerate(dims)
+                d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else d.dim_param or f"?{name}.{i}"
+                for i, d in enumerate(dims)
             ]
             if len(before) == len(learnt):  # what inference leaves open, a declaration may know
                 learnt = [new if isinstance(new, int) else old for new, old in zip(learnt, before, strict=True)]
@@ -237,7 +241,9 @@ class Graph:
             floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
             limit = 16 if tensor.data_type in floats else integers.LARGEST
             if math.prod(tensor.dims) <= limit and tensor.data_type != onnx.TensorProto.STRING:
-                values[name] = integers.numbers(numpy_helper.to_array(tensor) if self._inside(name) else self._far(name))
+                values[name] = integers.numbers(
+                    numpy_helper.to_array(tensor) if self._inside(name) else self._far(name)
+                )
         return values.get(name)
 
     def _inside(self, name: str) -> bool:
@@ -324,8 +330,8 @@ def expanded(shape: Shape, target: Numbers, out: str) -> Shape:
     """The shape that ``Expand`` gives."""
     wanted = [n.value if n.value is not None else f"?{out}.{i}" for i, n in enumerate(target.ravel())]
     rank = max(len(shape), len(wanted))
-    a: list[Dim] = [1] * (rank - len(shape)) + list(shape)
-    b: list[Dim] = [1] * (rank - len(wanted)) + wanted
+    a: list[Dim] = [*[1] * (rank - len(shape)), *shape]
+    b: list[Dim] = [*[1] * (rank - len(wanted)), *wanted]
     return tuple(y if x == 1 else x for x, y in zip(a, b, strict=True))
 
 

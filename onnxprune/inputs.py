@@ -149,7 +149,9 @@ def read_labels(source: str | os.PathLike[str] | Array, rows: int) -> Array:
     else:
         labels = np.asarray(source)
     if labels.dtype.kind not in "iu" or labels.shape != (rows,):
-        raise UsageError(f"Labels must be {rows} whole numbers, one per row of data; got {labels.dtype} {labels.shape}.")
+        raise UsageError(
+            f"Labels must be {rows} whole numbers, one per row of data; got {labels.dtype} {labels.shape}."
+        )
     return labels
 
 
@@ -174,7 +176,9 @@ def bind(
         if all(v.name in graph.shapes for v in open_inputs) and run(synthesise(graph, shapes, 0)) is not None:
             return shapes
     names = ", ".join(repr(v.name) for v in open_inputs)
-    raise UsageError(f"The shape of {names} is open and no likely size runs. Give --input-shape NAME:1x3x224x224, or --data.")
+    raise UsageError(
+        f"The shape of {names} is open and no likely size runs. Give --input-shape NAME:1x3x224x224, or --data."
+    )
 
 
 def _check_given(graph: Graph, given: Mapping[str, Sequence[int]]) -> None:

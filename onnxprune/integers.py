@@ -71,7 +71,8 @@ def _arithmetic(function: Callable[..., Any]) -> Callable[..., Numbers]:
         broadcast = np.broadcast_arrays(*arrays)
         out = np.empty(broadcast[0].shape, dtype=object)
         for index in np.ndindex(out.shape):
-            out[index] = one(*(b[index] for b in broadcast))
+            elements: list[Any] = [array[index] for array in broadcast]
+            out[index] = one(*elements)
         return out
 
     return apply
@@ -95,7 +96,7 @@ class Call(NamedTuple):
         if found is None and slot < len(self.inputs):
             found = known(self.inputs[slot])
             found = None if found is None else found.ravel().tolist()
-        return found
+        return None if found is None else list(found)
 
 
 Evaluator = Callable[[Call], Numbers | None]

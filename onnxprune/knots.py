@@ -98,5 +98,7 @@ def _units(closure: Closure, knot: Knot, factor: int) -> int:
     labels = np.unique(closure.labels[closure.span(knot.flat)], return_inverse=True)[1]
     index = _index(closure, knot, factor)
     count = int(labels.max()) + 1 + closure.sizes[factor]
-    edges = coo_array((np.ones(index.size, dtype=np.int8), (labels, index + int(labels.max()) + 1)), shape=(count, count))
+    edges = coo_array(
+        (np.ones(index.size, dtype=np.int8), (labels, index + int(labels.max()) + 1)), shape=(count, count)
+    )
     return int(connected_components(edges, directed=False)[0])

@@ -1,4 +1,4 @@
-"""The plan: a small, readable JSON document that says what to remove from which model, and why. Replayed, it gives the same bytes.
+"""The plan: a small, readable JSON document that says what to remove from which model; replayed, the same bytes.
 
 ``keep`` is what `apply` obeys; everything else is there for people, and to check that model and plan belong together.
 """
@@ -181,11 +181,10 @@ def removed_by(plan: Plan, analysis: Analysis) -> Mask:
         RefusedError: the plan belongs to another model, or would take a part of a unit, or of what may not be cut.
     """
     record = analysis.graph.record
-    if plan.source["sha256"] != record.sha256:
-        raise RefusedError(
-            f"The plan was made for another model (sha256 {str(plan.source['sha256'])[:12]}…, not {record.sha256[:12]}…)."
-        )
-    slices = {axis: units for axis, units in analysis.slices()}
+    planned, found = str(plan.source["sha256"]), record.sha256
+    if planned != found:
+        raise RefusedError(f"The plan was made for another model (sha256 {planned[:12]}…, not {found[:12]}…).")
+    slices = dict(analysis.slices())
     removed = np.zeros(analysis.units, dtype=bool)
     for axis, kept in _entries(plan, analysis):
         gone = ~kept
@@ -209,7 +208,12 @@ def _entries(plan: Plan, analysis: Analysis) -> list[tuple[tuple[str, int], Mask
             raise RefusedError(f"The plan names {name!r}, which is no constant tensor of the model.")
         dims = analysis.graph.constant_tensor(name).dims
         for axis, kept in axes.items():
-            if not 0 <= axis < len(dims) or sorted(set(kept)) != kept or not kept or not 0 <= kept[0] <= kept[-1] < dims[axis]:
+            if (
+                not 0 <= axis < len(dims)
+                or sorted(set(kept)) != kept
+                or not kept
+                or not 0 <= kept[0] <= kept[-1] < dims[axis]
+            ):
                 raise RefusedError(f"The plan's indices for {name!r}, axis {axis}, do not fit its shape {list(dims)}.")
             mask = np.zeros(dims[axis], dtype=bool)
             mask[kept] = True

@@ -169,13 +169,13 @@ def nbytes(tensor: onnx.TensorProto) -> int:
     """The bytes that a tensor of this type and shape takes, packed types rounded up."""
     count = math.prod(tensor.dims)
     if tensor.data_type in BITS:
-        return (count * BITS[tensor.data_type] + 7) // 8
-    return count * int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+        return int(count * BITS[tensor.data_type] + 7) // 8
+    return int(count * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
 
 
 def _buffer(source: Source) -> bytes | mmap.mmap:
     if isinstance(source, onnx.ModelProto):
-        return source.SerializeToString()
+        return bytes(source.SerializeToString())
     return source if isinstance(source, bytes) else _mmap(Path(source))
 
 

@@ -37,7 +37,7 @@ class Rule:
     """
 
     facts: Callable[[Op], Iterable[Fact]]
-    zero: Terms | None | Callable[[Op], Terms | None] = None
+    zero: Callable[[Op], Terms | None] | Terms | None = None
     sizes: tuple[int, ...] = ()
 
     def zero_terms(self, op: Op) -> Terms | None:
@@ -53,7 +53,7 @@ def rule_for(
     table: RuleTable,
     *kinds: str,
     domain: str = "",
-    zero: Terms | None | Callable[[Op], Terms | None] = None,
+    zero: Callable[[Op], Terms | None] | Terms | None = None,
     sizes: tuple[int, ...] = (),
 ) -> Callable[[FactFunction], FactFunction]:
     """Enter a function into a table as the rule of these operators.

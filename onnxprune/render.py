@@ -1,4 +1,4 @@
-"""Results as people read them in a terminal: 80 columns, no colour where none is wanted, hostile names made harmless."""
+"""Results as people read them in a terminal: 80 columns, no colour where none is wanted, hostile names harmless."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def _table(*columns: str, right: Iterable[int] = ()) -> Table:
 
 def amount(value: float) -> str:
     """A count, in a width that fits a table."""
-    return f"{value:,.0f}" if value < 10_000_000 else f"{value / 1e6:,.1f} M" if value < 1e10 else f"{value / 1e9:,.1f} G"
+    return (
+        f"{value:,.0f}" if value < 10_000_000 else f"{value / 1e6:,.1f} M" if value < 1e10 else f"{value / 1e9:,.1f} G"
+    )
 
 
 def pruned(console: Console, result: Pruned) -> None:
@@ -150,7 +152,9 @@ def _groups(console: Console, groups: Sequence[dict[str, object]]) -> None:
     for group in groups[: 4 * ROWS]:
         axes = group["axes"]
         first = str(axes[0]) if isinstance(axes, list) and axes else ""
-        table.add_row(str(group["id"]), str(group["units"]), str(len(axes)) if isinstance(axes, list) else "", clean(first, 44))
+        table.add_row(
+            str(group["id"]), str(group["units"]), str(len(axes)) if isinstance(axes, list) else "", clean(first, 44)
+        )
     console.print(table)
     if len(groups) > 4 * ROWS:
         console.print(f"… and {len(groups) - 4 * ROWS} more (--json lists all)")

@@ -103,9 +103,7 @@ def _eraser(analysis: Analysis, name: str, keep: dict[int, Mask]) -> Callable[[]
     return erase
 
 
-def _replace(
-    analysis: Analysis, draft: Draft, name: str, make: Callable[[], Array], keep: dict[int, Mask]
-) -> None:
+def _replace(analysis: Analysis, draft: Draft, name: str, make: Callable[[], Array], keep: dict[int, Mask]) -> None:
     """Give a constant tensor a new value, of its old type."""
     if name in analysis.graph.constant_nodes:
         node = draft.proto.graph.node[analysis.graph.constant_nodes[name].index]
@@ -164,9 +162,9 @@ class _Numbers:
 
     def _carriers(self, op: Op) -> Iterator[Carrier]:
         for fact in self.analysis.facts[op.index]:
-            if isinstance(fact, Count) and self._shrunk(fact.axis):
-                yield fact
-            elif isinstance(fact, Positions | Strided) and self._shrunk(fact.x):
+            if (isinstance(fact, Count) and self._shrunk(fact.axis)) or (
+                isinstance(fact, Positions | Strided) and self._shrunk(fact.x)
+            ):
                 yield fact
 
     def _shrunk(self, axis: Axis) -> bool:
@@ -184,7 +182,7 @@ class _Numbers:
         now = self._now(op, slot)
         if now is None and len(set(fresh.values())) == 1:
             return  # not written out means equal pieces, and they are equal
-        required = list(now) if now is not None else [None] * len(fresh)
+        required: list[int | None] = list(now) if now is not None else [None] * len(fresh)
         for element, value in fresh.items():
             required[element or 0] = value
         if now is not None and list(now) == required:
@@ -229,7 +227,7 @@ class _Numbers:
     def _repoint(self, op: Op, fact: Positions) -> None:
         kept = self._kept(fact.x)
         place = np.cumsum(kept) - 1
-        index = fact.index if fact.y is None else fact.index[self._kept(fact.y)]
+        index = fact.picks if fact.y is None else fact.picks[self._kept(fact.y)]
         slot = fact.slot.slot or 0
         values = place[index].astype(self._dtype(op, slot))
         self._read_instead(op, slot, self._constant(f"{op.out}/{fact.slot.name}", values))
@@ -241,7 +239,7 @@ class _Numbers:
             now[fact.element] = value
             self._write(op, Slot(name, slot), now)
         place = np.cumsum(self._kept(fact.x)) - 1
-        values = place[fact.index[self._kept(fact.y)]].astype(np.int64)
+        values = place[fact.picks[self._kept(fact.y)]].astype(np.int64)
         self.rewiring.after(op.index, "Gather", ["", self._constant(f"{op.out}/indices", values)], {"axis": fact.x[1]})
 
     def _dtype(self, op: Op, slot: int) -> Any:
@@ -300,5 +298,6 @@ def _drop_unread(graph: onnx.GraphProto, names: set[str]) -> None:
     for field_of in (graph.initializer, graph.input):
         for index in reversed([i for i, value in enumerate(field_of) if value.name in unread]):
             del field_of[index]
-    for index in reversed([i for i, node in enumerate(graph.node) if node.op_type == "Constant" and node.output[0] in unread]):
+    idle = [i for i, node in enumerate(graph.node) if node.op_type == "Constant" and node.output[0] in unread]
+    for index in reversed(idle):
         del graph.node[index]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -157,9 +156,7 @@ def compare(
     for feed in feeds:
         ran = True
         first = reference.run(feed)
-        for total, a, b, c in zip(
-            sums, first, candidate.run(feed), dense.run(feed) if dense else first, strict=True
-        ):
+        for total, a, b, c in zip(sums, first, candidate.run(feed), dense.run(feed) if dense else first, strict=True):
             total.add(a, b)
             total.see(c)
     if not ran:

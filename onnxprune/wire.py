@@ -104,9 +104,7 @@ def without_weights(buffer: Buffer) -> Weightless:
     return Weightless(b"".join(pieces), places)
 
 
-def _graph(
-    buffer: Buffer, graph: Field, counter: Iterator[int], places: list[tuple[int, int, int]]
-) -> Iterator[bytes]:
+def _graph(buffer: Buffer, graph: Field, counter: Iterator[int], places: list[tuple[int, int, int]]) -> Iterator[bytes]:
     for field in fields(buffer, graph.payload, graph.end):
         if field.number != INITIALIZER:
             yield bytes(buffer[field.start : field.end])

@@ -52,7 +52,7 @@ def split(op: Op) -> Iterator[Fact]:
 
 @rule_for(RULES, "Slice", zero=FIRST, sizes=(1, 2, 3, 4))
 def sliced(op: Op) -> Iterator[Fact]:
-    """y owns a window of x along each sliced axis; the bounds follow."""
+    """The output owns a window of x along each sliced axis; the bounds follow."""
     x, y, rank = op.ins[0], op.out, op.rank(op.ins[0])
     starts, ends = op.numbers("starts", 1), op.numbers("ends", 2)
     axes = axes_of(op, 3, rank) or list(range(len(starts or [])))
@@ -80,7 +80,7 @@ def sliced(op: Op) -> Iterator[Fact]:
 
 @rule_for(RULES, "Gather", zero=FIRST)
 def gather(op: Op) -> Iterator[Fact]:
-    """y takes x's slices at the indices, whose axes stand in the gathered axis' place."""
+    """The output takes x's slices at the indices, whose axes stand in the gathered axis' place."""
     x, indices, y = op.ins[0], op.ins[1], op.out
     axis, width = normalized_axis(op, 0, op.rank(x)), op.rank(indices)
     for a in range(op.rank(x)):
@@ -109,7 +109,7 @@ def _pads_with_zero(op: Op) -> Terms | None:
 
 @rule_for(RULES, "Pad", zero=_pads_with_zero, sizes=(1,))
 def pad(op: Op) -> Iterator[Fact]:
-    """x owns a window of y; the pads follow."""
+    """The input owns a window of the output; the pads follow."""
     x, y, rank = op.ins[0], op.out, op.rank(op.ins[0])
     pads = op.numbers("pads", 1)
     axes = axes_of(op, 3, rank) or list(range(rank))

@@ -17,7 +17,7 @@ def in_place(op: Op, x: str, y: str, *, but: Collection[int] = ()) -> Iterator[F
 
 
 def broadcast(op: Op, x: str, y: str) -> Iterator[Fact]:
-    """x is stretched to y as numpy does: axes align at the right, and size-1 axes tie nothing."""
+    """The input is stretched to y as numpy does: axes align at the right, and size-1 axes tie nothing."""
     shift = op.rank(y) - op.rank(x)
     for axis, size in enumerate(op.shape(x)):
         if size != 1:

@@ -13,10 +13,54 @@ RULES: RuleTable = {}
 
 FIRST: Terms = ((0,),)
 EITHER: Terms = ((0, 1),)
-KEEPS_ZERO = """Relu LeakyRelu Elu Selu Celu Tanh Sin Tan Asin Atan Sinh Asinh Atanh Softsign Gelu HardSwish Swish
-Mish Neg Abs Sqrt Sign Ceil Floor Round Erf Identity Cast""".split()
-MOVES_ZERO = """Sigmoid Exp Softplus HardSigmoid Cos Cosh Acos Acosh Not IsNaN IsInf BitwiseNot
-Shrink ThresholdedRelu""".split()
+ODD = (
+    "Tanh",
+    "Sin",
+    "Tan",
+    "Asin",
+    "Atan",
+    "Sinh",
+    "Asinh",
+    "Atanh",
+    "Softsign",
+    "Erf",
+    "Neg",
+    "Sign",
+    "Identity",
+    "Cast",
+)
+RECTIFIED = (
+    "Relu",
+    "LeakyRelu",
+    "Elu",
+    "Selu",
+    "Celu",
+    "Gelu",
+    "HardSwish",
+    "Swish",
+    "Mish",
+    "Abs",
+    "Sqrt",
+    "Ceil",
+    "Floor",
+    "Round",
+)
+MOVES_ZERO = (
+    "Sigmoid",
+    "Exp",
+    "Softplus",
+    "HardSigmoid",
+    "Cos",
+    "Cosh",
+    "Acos",
+    "Acosh",
+    "Not",
+    "IsNaN",
+    "IsInf",
+    "BitwiseNot",
+    "Shrink",
+    "ThresholdedRelu",
+)
 
 
 def _every(op: Op) -> Terms:
@@ -24,7 +68,7 @@ def _every(op: Op) -> Terms:
     return tuple((slot,) for slot in range(len(op.ins)))
 
 
-@rule_for(RULES, *KEEPS_ZERO, zero=FIRST)
+@rule_for(RULES, *ODD, *RECTIFIED, zero=FIRST)
 @rule_for(RULES, *MOVES_ZERO)
 def unary(op: Op) -> Iterator[Fact]:
     """Every axis of x is the same axis of y."""

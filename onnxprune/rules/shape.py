@@ -89,7 +89,7 @@ def transpose(op: Op) -> Iterator[Fact]:
 
 @rule_for(RULES, "Expand", zero=KEEPS_ZERO, sizes=(1,))
 def expand(op: Op) -> Iterator[Fact]:
-    """x is stretched to a shape; a stretched axis belongs to y alone."""
+    """The input is stretched to a shape; a stretched axis belongs to y alone."""
     x, y = op.ins[0], op.out
     shift = op.rank(y) - op.rank(x)
     for axis, size in enumerate(op.shape(x)):
@@ -107,7 +107,7 @@ def expand(op: Op) -> Iterator[Fact]:
 
 @rule_for(RULES, "Tile", zero=KEEPS_ZERO, sizes=(1,))
 def tiled(op: Op) -> Iterator[Fact]:
-    """x stands ``repeats[i]`` times in a row along axis i."""
+    """The input stands ``repeats[i]`` times in a row along axis i."""
     x, repeats = op.ins[0], op.numbers("repeats", 1)
     for axis, (size, times) in enumerate(zip(op.shape(x), repeats or [], strict=False)):
         if isinstance(size, int) and size > 1 and times is not None:
@@ -121,7 +121,7 @@ def _filled_with_zero(op: Op) -> Terms | None:
 
 @rule_for(RULES, "ConstantOfShape", zero=_filled_with_zero, sizes=(0,))
 def constant_of_shape(op: Op) -> Iterator[Fact]:
-    """y has the given shape."""
+    """The output has the given shape."""
     for axis in range(op.rank(op.out)):
         yield Free((op.out, axis))
     yield from sizes_of(op, Slot("shape", 0))

@@ -255,8 +255,9 @@ class Analysis:
         closure = self.closure
         space_class = np.repeat(*_classes(closure))
         words = np.random.default_rng(0).integers(1, 1 << 62, size=(len(closure.axes) or 1, 2), dtype=np.uint64)
-        touched = np.stack([self.unit_of[free], space_class[free]], axis=1)
-        pairs, counts = np.unique(touched, axis=0, return_counts=True)
+        classes = max(len(closure.axes), 1)
+        touched, counts = np.unique(self.unit_of[free] * classes + space_class[free], return_counts=True)
+        pairs = np.stack(np.divmod(touched, classes), axis=1)
         signature = np.zeros((self.units, 2), dtype=np.uint64)
         np.add.at(signature, pairs[:, 0], words[pairs[:, 1]])
         _, first, inverse = np.unique(signature, axis=0, return_index=True, return_inverse=True)

@@ -6,6 +6,7 @@ operators nor groups. Scores are float64 whatever the weight's type, so that hal
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from onnxprune.errors import unknown
 from onnxprune.record import Array
 from onnxprune.registry import add, load
 
+BLOCK = 1 << 18  # elements that are scored at a time
 Scores = NDArray[np.float64]
 Criterion = Callable[[Array, int, np.random.Generator], Scores]
 CRITERIA: dict[str, Criterion] = {}
@@ -33,23 +35,35 @@ def criterion(name: str) -> Callable[[Criterion], Criterion]:
     return enter
 
 
-def _others(weight: Array, axis: int) -> tuple[int, ...]:
-    return tuple(a for a in range(weight.ndim) if a != axis)
+def summed(weight: Array, axis: int, function: Callable[[Array], Array]) -> Scores:
+    """Σ function(w) over all other axes, in float64, a block at a time so that memory stays small."""
+    size = weight.shape[axis]
+    outer = math.prod(weight.shape[:axis])
+    view = weight.reshape(outer, size, -1)
+    total = np.zeros(size)
+    rows = max(1, BLOCK // max(1, view.shape[2]))  # of `size` if there is one outer block, else of `outer`
+    if outer == 1:
+        for start in range(0, size, rows):
+            block = view[0, start : start + rows].astype(np.float64)
+            total[start : start + rows] = function(block).sum(axis=1)
+        return total
+    rows = max(1, rows // size)
+    for start in range(0, outer, rows):
+        block = view[start : start + rows].astype(np.float64)
+        total += function(block).sum(axis=(0, 2))
+    return total
 
 
 @criterion("l1")
 def l1(weight: Array, axis: int, rng: np.random.Generator) -> Scores:
     """Sum of magnitudes, Σ|w| (Li et al., Pruning Filters for Efficient ConvNets, 2017)."""
-    scores: Scores = np.abs(weight).sum(axis=_others(weight, axis), dtype=np.float64)
-    return scores
+    return summed(weight, axis, np.abs)
 
 
 @criterion("l2")
 def l2(weight: Array, axis: int, rng: np.random.Generator) -> Scores:
     """Euclidean norm, √Σw² (He et al., Soft Filter Pruning, 2018)."""
-    rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1).astype(np.float64)
-    squares: Scores = np.einsum("ij,ij->i", rows, rows)
-    return np.sqrt(squares)
+    return np.sqrt(summed(weight, axis, np.square))
 
 
 @criterion("random")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ class Op:
         """The first output."""
         return str(self.outs[0])
 
-    @property
+    @cached_property
     def label(self) -> str:
         """How messages name this node."""
         return f"{self.kind} {self.node.name!r}" if self.node.name else f"{self.kind} #{self.index} ({self.out!r})"
@@ -231,8 +232,6 @@ class Graph:
                     values[op.out] = found
             if fill and any(name and name not in shapes for name in op.outs):
                 self._fill(op, values)
-        for name in self.constants():
-            self._number(name, values)
         return values
 
     def _number(self, name: str, values: dict[str, Numbers]) -> Numbers | None:

@@ -88,6 +88,10 @@ class Record:
         """The names of the main graph's initializers."""
         return frozenset(self._index)
 
+    def position(self, name: str) -> int:
+        """An initializer's place among the main graph's initializers."""
+        return self._index[name]
+
     def raw(self, name: str) -> memoryview | None:
         """The bytes of an initializer as they lie on disk, or ``None`` if it is small and inside ``proto``."""
         index = self._index[name]

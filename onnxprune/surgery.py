@@ -110,8 +110,7 @@ def _replace(analysis: Analysis, draft: Draft, name: str, make: Callable[[], Arr
         tensor = next(a.t for a in node.attribute if a.name == "value")
         tensor.CopyFrom(_packed(make(), tensor))
         return
-    index = next(i for i, t in enumerate(draft.proto.graph.initializer) if t.name == name)
-    tensor = draft.proto.graph.initializer[index]
+    tensor = draft.proto.graph.initializer[draft.record.position(name)]
     if draft.record.raw(name) is None:
         tensor.CopyFrom(_packed(make(), tensor))
         return

@@ -235,8 +235,9 @@ class Analysis:
 
     def _make_units(self) -> None:
         closure = self.closure
+        weights = set(self.graph.constants())
         self.weight_axes = [
-            (number, axis) for number, axis in enumerate(closure.axes) if closure.free(number) and self._is_weight(axis)
+            (number, axis) for number, axis in enumerate(closure.axes) if axis[0] in weights and closure.free(number)
         ]
         weighty = np.zeros(closure.space, dtype=bool)
         for number, _ in self.weight_axes:
@@ -246,9 +247,6 @@ class Analysis:
         free = candidates & has_weight[closure.labels] if closure.space else candidates
         self.unit_of, self.units = _ranked(closure.labels, free)
         self._make_groups(free)
-
-    def _is_weight(self, axis: Axis) -> bool:
-        return self.graph.is_constant(axis[0])
 
     def _make_groups(self, free: Mask) -> None:
         """Units that touch the same axes form a group; groups are numbered by their first unit."""
@@ -266,8 +264,7 @@ class Analysis:
         self.groups = len(first)
 
         moving = np.zeros(len(closure.axes), dtype=bool)
-        for number, axis in enumerate(closure.axes):
-            moving[closure.root_of[number]] |= not self._is_weight(axis)
+        moving[closure.root_of[[n for n, axis in enumerate(closure.axes) if not self.graph.is_constant(axis[0])]]] = True
         wide = moving[pairs[:, 1]]
         self._per_unit = np.full(self.groups, np.iinfo(np.int64).max)
         np.minimum.at(self._per_unit, self.group_of[pairs[wide, 0]], counts[wide])
@@ -276,6 +273,10 @@ class Analysis:
         """Every cuttable axis of a constant tensor, with the unit of each of its indices (-1: stays)."""
         for number, axis in self.weight_axes:
             yield axis, self.unit_of[self.closure.span(number)]
+
+    def span(self, axis: Axis) -> slice:
+        """Where a cuttable axis' indices lie in the closure's space; axes that are the same share their place."""
+        return self.closure.span(self.closure.ids[axis])
 
     def members(self, group: int) -> NDArray[np.int64]:
         """The units of a group."""
@@ -294,9 +295,14 @@ class Analysis:
     @cached_property
     def _group_axes(self) -> dict[int, list[Axis]]:
         found: dict[int, list[Axis]] = {}
-        for axis, units in self.slices():
-            for group in np.unique(self.group_of[units[units >= 0]]):
-                found.setdefault(int(group), []).append(axis)
+        groups_at: dict[int, list[int]] = {}
+        for number, axis in self.weight_axes:
+            root = int(self.closure.root_of[number])
+            if root not in groups_at:
+                units = self.unit_of[self.closure.span(number)]
+                groups_at[root] = np.unique(self.group_of[units[units >= 0]]).tolist()
+            for group in groups_at[root]:
+                found.setdefault(group, []).append(axis)
         return found
 
     def width_per_unit(self, group: int) -> int:
@@ -313,6 +319,12 @@ class Analysis:
         sizes = np.array(self.closure.sizes, dtype=np.int64)
         widths: NDArray[np.int64] = sizes - (total[self.closure.offset + sizes] - total[self.closure.offset])
         return widths
+
+    def cut_axes(self, removed: Mask) -> dict[Axis, int]:
+        """Every axis that loses indices, with its new size."""
+        widths = self.widths(removed)
+        cut = np.flatnonzero(widths < np.array(self.closure.sizes, dtype=np.int64))
+        return {self.closure.axes[number]: int(widths[number]) for number in cut}
 
     def kept(self, axis: Axis, removed: Mask) -> Mask:
         """For each index of an axis, whether it stays."""

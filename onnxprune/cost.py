@@ -31,27 +31,30 @@ class Cost:
 
 
 class _Products:
-    """A sum of products of axis sizes, evaluated for any set of widths at once."""
+    """Products of axis sizes, evaluated for any set of widths at once."""
 
-    def __init__(self, analysis: Analysis, terms: Iterable[tuple[int, Sequence[Axis]]], shapes: Graph) -> None:
+    def __init__(self, analysis: Analysis, terms: Iterable[Sequence[Axis]], shapes: Graph) -> None:
         closure = analysis.closure
-        self.factors, rows = [], []
-        for factor, axes in terms:
-            numbers = [closure.ids.get(axis, -1) for axis in axes]
-            cut = [n for n in numbers if n >= 0 and closure.sizes[n]]
-            for axis, number in zip(axes, numbers, strict=True):
-                if number < 0 or not closure.sizes[number]:
-                    size = shapes.shapes.get(axis[0], ())[axis[1]] if axis[0] in shapes.shapes else 1
+        constant, rows = [], []
+        for axes in terms:
+            factor, row = 1, []
+            for axis in axes:
+                number = closure.ids.get(axis, -1)
+                if number >= 0 and closure.sizes[number]:
+                    row.append(number)
+                elif axis[0] in shapes.shapes:
+                    size = shapes.shapes[axis[0]][axis[1]]
                     factor *= size if isinstance(size, int) else 1
-            self.factors.append(factor)
-            rows.append(cut)
+            constant.append(factor)
+            rows.append(row)
         longest = max(map(len, rows), default=0)
         self.index = np.array([row + [-1] * (longest - len(row)) for row in rows], dtype=np.int64)
+        self.constant = np.array(constant, dtype=np.int64)
 
-    def __call__(self, widths: NDArray[np.int64]) -> int:
+    def __call__(self, widths: NDArray[np.int64]) -> NDArray[np.int64]:
         padded = np.append(widths, 1)
-        products = padded[self.index].prod(axis=1) if self.index.size else np.ones(len(self.factors), dtype=np.int64)
-        return int(sum(f * int(p) for f, p in zip(self.factors, products, strict=True)))
+        products: NDArray[np.int64] = self.constant * padded[self.index].prod(axis=1) if self.index.size else self.constant
+        return products
 
 
 class CostModel:
@@ -66,19 +69,19 @@ class CostModel:
         graph = analysis.graph
         bound = Graph(graph.record, input_shapes) if input_shapes else graph
         weights = [n for n in graph.constants() if graph.constant_tensor(n).data_type not in WHOLE_TYPES]
-        dims = {name: list(graph.constant_tensor(name).dims) for name in weights}
-        axes = {name: [(name, a) for a in range(len(d))] for name, d in dims.items()}
         self._analysis = analysis
-        self._params = _Products(analysis, ((1, axes[n]) for n in weights), graph)
-        self._bits = _Products(analysis, ((_bits(graph, n), axes[n]) for n in weights), graph)
+        self._params = _Products(analysis, ([(n, a) for a in range(len(graph.shapes[n]))] for n in weights), graph)
+        self._bits = np.array([_bits(graph, name) for name in weights], dtype=np.int64)
         stated = (fact for facts in analysis.facts for fact in facts if isinstance(fact, Macs))
-        self._macs = _Products(analysis, ((1, fact.axes) for fact in stated), bound)
+        self._macs = _Products(analysis, (fact.axes for fact in stated), bound)
         self._structure = graph.record.nbytes - sum(nbytes(graph.constant_tensor(n)) for n in weights)
 
     def __call__(self, removed: Mask) -> Cost:
         """The cost once these units are gone; bytes are the file's, its structure unchanged."""
         widths = self._analysis.widths(removed)
-        return Cost(self._params(widths), self._structure + (self._bits(widths) + 7) // 8, self._macs(widths))
+        params = self._params(widths)
+        weight_bytes = (int((params * self._bits).sum()) + 7) // 8
+        return Cost(int(params.sum()), self._structure + weight_bytes, int(self._macs(widths).sum()))
 
     @property
     def dense(self) -> Cost:

@@ -7,8 +7,9 @@ operators nor groups. Scores are float64 whatever the weight's type, so that hal
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from onnxprune.errors import unknown
 from onnxprune.record import Array
 from onnxprune.registry import add, load
 
-BLOCK = 1 << 18  # elements that are scored at a time
+BLOCK = 1 << 16  # elements that are scored at a time
 Scores = NDArray[np.float64]
 Criterion = Callable[[Array, int, np.random.Generator], Scores]
 CRITERIA: dict[str, Criterion] = {}
@@ -35,23 +36,20 @@ def criterion(name: str) -> Callable[[Criterion], Criterion]:
     return enter
 
 
-def summed(weight: Array, axis: int, function: Callable[[Array], Array]) -> Scores:
+def summed(weight: Array, axis: int, function: np.ufunc) -> Scores:
     """Σ function(w) over all other axes, in float64, a block at a time so that memory stays small."""
-    size = weight.shape[axis]
-    outer = math.prod(weight.shape[:axis])
-    view = weight.reshape(outer, size, -1)
-    total = np.zeros(size)
-    rows = max(1, BLOCK // max(1, view.shape[2]))  # of `size` if there is one outer block, else of `outer`
+    size, outer = weight.shape[axis], math.prod(weight.shape[:axis])
     if outer == 1:
-        for start in range(0, size, rows):
-            block = view[0, start : start + rows].astype(np.float64)
-            total[start : start + rows] = function(block).sum(axis=1)
-        return total
-    rows = max(1, rows // size)
-    for start in range(0, outer, rows):
-        block = view[start : start + rows].astype(np.float64)
-        total += function(block).sum(axis=(0, 2))
-    return total
+        rows = weight.reshape(size, -1)
+        return np.concatenate([function(b, dtype=np.float64).sum(axis=1) for b in _blocks(rows)])
+    rows = weight.reshape(outer, -1)
+    total = sum((function(b, dtype=np.float64).sum(axis=0) for b in _blocks(rows)), np.zeros(rows.shape[1]))
+    return np.asarray(total).reshape(size, -1).sum(axis=1)
+
+
+def _blocks(rows: Array) -> Iterator[Array]:
+    step = max(1, BLOCK // max(1, rows.shape[1]))
+    return (rows[start : start + step] for start in range(0, len(rows), step))
 
 
 @criterion("l1")
@@ -90,15 +88,18 @@ def rank(analysis: Analysis, name: str = "l2", seed: int = 0) -> Ranking:
     if name not in table:
         raise unknown("criterion", name, table)
     rng = np.random.default_rng(seed)
-    scores = np.zeros(analysis.units)
+    by_index = np.zeros(analysis.closure.space)
     unscored: dict[int, str] = {}
-    for (tensor, axis), units in analysis.slices():
-        hit = units >= 0
+    for tensor, slices in groupby(analysis.slices(), key=lambda found: found[0][0]):
         weight = _real(analysis.graph.constant(tensor))
-        values = table[name](weight, axis, rng)
-        scores += np.bincount(units[hit], weights=values[hit], minlength=analysis.units)
-        for group in np.unique(analysis.group_of[units[hit][~np.isfinite(values[hit])]]):
-            unscored[int(group)] = f"{tensor!r} holds NaN or infinite values"
+        for axis, units in slices:
+            values = table[name](weight, axis[1], rng)
+            by_index[analysis.span(axis)] += values
+            bad = (units >= 0) & ~np.isfinite(values)
+            for group in np.unique(analysis.group_of[units[bad]]) if bad.any() else ():
+                unscored[int(group)] = f"{tensor!r} holds NaN or infinite values"
+    owned = analysis.unit_of >= 0
+    scores = np.bincount(analysis.unit_of[owned], weights=by_index[owned], minlength=analysis.units)
     return Ranking(scores, unscored)
 
 

@@ -114,7 +114,7 @@ class Graph:
                 if name:
                     self.consumers[name].append((op, slot))
         self.shapes: dict[str, Shape] = {}
-        self.types: dict[str, onnx.TypeProto] = {}
+        self.types: dict[str, int] = {}  # of elements
         self.numbers: dict[str, Numbers] = {}
         self._infer()
 
@@ -202,13 +202,13 @@ class Graph:
             self._learn(info.name, info.type)
         for tensor in self.proto.initializer:
             self.shapes[tensor.name] = tuple(tensor.dims)
-            self.types[tensor.name] = onnx.helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims))
+            self.types[tensor.name] = tensor.data_type
 
     def _learn(self, name: str, kind: onnx.TypeProto) -> None:
         if not kind.HasField("tensor_type"):
             return
         if kind.tensor_type.elem_type:
-            self.types[name] = kind
+            self.types[name] = kind.tensor_type.elem_type
         if kind.tensor_type.HasField("shape"):
             dims = kind.tensor_type.shape.dim
             before = self.shapes.get(name, ())
@@ -276,8 +276,7 @@ class Graph:
             self._fill_by_schema(op, values)
         for name in op.outs:
             if name in self.shapes and name not in self.types and op.ins[0] in self.types:
-                element = self.types[op.ins[0]].tensor_type.elem_type
-                self.types[name] = onnx.helper.make_tensor_type_proto(element, None)
+                self.types[name] = self.types[op.ins[0]]
 
     def _fill_by_schema(self, op: Op, values: dict[str, Numbers]) -> None:
         data = {}
@@ -298,8 +297,7 @@ class Graph:
             self._learn(name, kind)
 
     def _typed(self, name: str) -> onnx.TypeProto:
-        element = self.types[name].tensor_type.elem_type
-        return onnx.helper.make_tensor_type_proto(element, self.shapes.get(name))
+        return onnx.helper.make_tensor_type_proto(self.types[name], self.shapes.get(name))
 
 
 def reshaped(shape: Shape, target: Numbers, out: str) -> Shape:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -140,13 +141,14 @@ def decide(model: Model, recipe: Recipe, input_shapes: Mapping[str, Sequence[int
         PruneError: its budget is out of reach.
     """
     budget = recipe.budget
+    hashing = ThreadPoolExecutor(1).submit(source_of, model.record)  # hashing leaves the interpreter free
     analysis = model.analysis
     ranking = rank(analysis, recipe.criterion, recipe.seed)
     cost = CostModel(analysis, input_shapes)
     removed = allocate(analysis, ranking, budget, cost)
     written = {**asdict(recipe), "align": budget.align, "protect": list(recipe.protect)}
     plan = Plan(
-        source=source_of(model.record),
+        source=hashing.result(),
         recipe={**written, "input_shapes": {n: list(s) for n, s in (input_shapes or {}).items()}},
         keep=surgery.keeps(analysis, removed),
         groups=[_group(analysis, ranking, removed, g) for g in range(analysis.groups)],

@@ -26,6 +26,7 @@ Array = NDArray[Any]
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto
 
 TYPED_FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
+KNOWN_TYPES = frozenset(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED}
 BITS = {
     getattr(onnx.TensorProto, name): bits
     for bits, names in {
@@ -143,7 +144,7 @@ class Record:
 
     def _check_tensor(self, index: int, tensor: onnx.TensorProto) -> None:
         where = f"Initializer {tensor.name!r} of {self.name!r}"
-        if tensor.data_type not in onnx.TensorProto.DataType.values() or tensor.data_type == 0:
+        if tensor.data_type not in KNOWN_TYPES:
             raise RefusedError(f"{where} has no known data type ({tensor.data_type}).")
         if any(dim < 0 for dim in tensor.dims):
             raise RefusedError(f"{where} has a negative dimension: {list(tensor.dims)}.")

@@ -7,7 +7,7 @@ widths, and refreshes declared shapes. Zeroing writes 0 where removing would cut
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,8 +46,9 @@ def remove(analysis: Analysis, removed: Mask) -> Draft:
     cuts = _keeps(analysis, removed)
     for name, keep in cuts.items():
         _replace(analysis, draft, name, _cutter(analysis, name, keep), keep)
-    _Numbers(analysis, removed, draft).rewrite()
-    _refresh_shapes(analysis, removed, draft)
+    cut = analysis.cut_axes(removed)
+    _Numbers(analysis, removed, cut, draft).rewrite()
+    _refresh_shapes(draft.proto.graph, analysis.graph.initializers, cut)
     return draft
 
 
@@ -61,10 +62,10 @@ def zero(analysis: Analysis, removed: Mask) -> Draft:
 
 def keeps(analysis: Analysis, removed: Mask) -> dict[str, dict[int, list[int]]]:
     """For each constant tensor that is cut, the kept indices of each axis."""
-    return {
-        name: {axis: np.flatnonzero(mask).tolist() for axis, mask in axes.items()}
-        for name, axes in sorted(_keeps(analysis, removed).items())
-    }
+    found = sorted(_keeps(analysis, removed).items())
+    masks = {id(mask): mask for _, axes in found for mask in axes.values()}  # shared by axes that are the same
+    indices = {key: np.flatnonzero(mask).tolist() for key, mask in masks.items()}
+    return {name: {axis: indices[id(mask)] for axis, mask in axes.items()} for name, axes in found}
 
 
 def _draft(analysis: Analysis) -> Draft:
@@ -76,9 +77,14 @@ def _draft(analysis: Analysis) -> Draft:
 
 def _keeps(analysis: Analysis, removed: Mask) -> dict[str, dict[int, Mask]]:
     found: dict[str, dict[int, Mask]] = defaultdict(dict)
-    for (name, axis), _ in analysis.slices():
-        mask = analysis.kept((name, axis), removed)
-        if not mask.all():
+    masks: dict[int, Mask | None] = {}  # axes that are the same have the same mask
+    for (name, axis), units in analysis.slices():
+        place = analysis.span((name, axis)).start
+        if place not in masks:
+            gone = (units >= 0) & removed[units]
+            masks[place] = ~gone if gone.any() else None
+        mask = masks[place]
+        if mask is not None:
             found[name][axis] = mask
     return found
 
@@ -130,11 +136,10 @@ def _packed(array: Array, like: onnx.TensorProto) -> onnx.TensorProto:
 class _Numbers:
     """Rewrites the numbers that nodes carry about the widths of axes that were cut."""
 
-    def __init__(self, analysis: Analysis, removed: Mask, draft: Draft) -> None:
-        self.analysis, self.removed, self.draft = analysis, removed, draft
+    def __init__(self, analysis: Analysis, removed: Mask, cut: dict[Axis, int], draft: Draft) -> None:
+        self.analysis, self.removed, self.cut, self.draft = analysis, removed, cut, draft
         self.graph = analysis.graph
-        self.widths = analysis.widths(removed)
-        self.values = self.graph.evaluate(_shapes(analysis, self.widths))
+        self.values = self.graph.evaluate(_shapes(analysis, cut))
         self.replaced: set[str] = set()
         self.names = set(self.graph.shapes) | set(self.graph.producer) | set(self.graph.initializers)
 
@@ -161,14 +166,10 @@ class _Numbers:
 
     def _carriers(self, op: Op) -> Iterator[Carrier]:
         for fact in self.analysis.facts[op.index]:
-            if (isinstance(fact, Count) and self._shrunk(fact.axis)) or (
-                isinstance(fact, Positions | Strided) and self._shrunk(fact.x)
+            if (isinstance(fact, Count) and fact.axis in self.cut) or (
+                isinstance(fact, Positions | Strided) and fact.x in self.cut
             ):
                 yield fact
-
-    def _shrunk(self, axis: Axis) -> bool:
-        number = self.analysis.closure.ids.get(axis)
-        return number is not None and bool(self.widths[number] < self.analysis.closure.sizes[number])
 
     def _kept(self, axis: Axis) -> Mask:
         return self.analysis.kept(axis, self.removed)
@@ -243,7 +244,7 @@ class _Numbers:
 
     def _dtype(self, op: Op, slot: int) -> Any:
         if op.has(slot) and op.ins[slot] in self.graph.types:
-            return onnx.helper.tensor_dtype_to_np_dtype(self.graph.types[op.ins[slot]].tensor_type.elem_type)
+            return onnx.helper.tensor_dtype_to_np_dtype(self.graph.types[op.ins[slot]])
         return np.dtype(np.int64)
 
     def _constant(self, name: str, values: NDArray[Any]) -> str:
@@ -263,31 +264,26 @@ class _Numbers:
         return fresh
 
 
-def _shapes(analysis: Analysis, widths: NDArray[np.int64]) -> dict[str, Shape]:
-    """Every tensor's shape once its cut axes have these widths."""
-    closure, ids = analysis.closure, analysis.closure.ids
-
-    def size(axis: Axis, before: int | str) -> int | str:
-        number = ids.get(axis)
-        return before if number is None or not closure.sizes[number] else int(widths[number])
-
-    return {
-        name: tuple(size((name, a), before) for a, before in enumerate(shape))
-        for name, shape in analysis.graph.shapes.items()
-    }
+def _shapes(analysis: Analysis, cut: dict[Axis, int]) -> dict[str, Shape]:
+    """Every tensor's shape once its cut axes have these sizes."""
+    shapes = dict(analysis.graph.shapes)
+    for (name, axis), size in cut.items():
+        if name in shapes:  # the flattened run of a reshape has no tensor
+            shapes[name] = (*shapes[name][:axis], size, *shapes[name][axis + 1 :])
+    return shapes
 
 
-def _refresh_shapes(analysis: Analysis, removed: Mask, draft: Draft) -> None:
+def _refresh_shapes(graph: onnx.GraphProto, initializers: Iterable[str], cut: dict[Axis, int]) -> None:
     """Declared shapes that a cut made stale would let a runtime refuse the model."""
-    before = analysis.graph.shapes
-    after = _shapes(analysis, analysis.widths(removed))
-    graph = draft.proto.graph
-    listed = [value for value in graph.input if value.name in analysis.graph.initializers]
-    for value in [*graph.value_info, *listed]:
-        sizes = zip(before.get(value.name, ()), after.get(value.name, ()), strict=True)
-        for dim, (old, new) in zip(value.type.tensor_type.shape.dim, sizes, strict=False):
-            if isinstance(new, int) and old != new:
-                dim.dim_value = new
+    stale: dict[str, dict[int, int]] = defaultdict(dict)
+    for (name, axis), size in cut.items():
+        stale[name][axis] = size
+    listed = [value for value in graph.input if value.name in initializers]
+    for value in (v for v in [*graph.value_info, *listed] if v.name in stale):
+        dims = value.type.tensor_type.shape.dim
+        for axis, size in stale[value.name].items():
+            if axis < len(dims):
+                dims[axis].dim_value = size
 
 
 def _drop_unread(graph: onnx.GraphProto, names: set[str]) -> None:

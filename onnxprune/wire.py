@@ -50,6 +50,8 @@ def tag(number: int, length: int) -> bytes:
 
 
 def _read_varint(buffer: Buffer, at: int, end: int) -> tuple[int, int]:
+    if at < end and buffer[at] < 0x80:  # nearly all of them
+        return buffer[at], at + 1
     value = shift = 0
     while at < end and shift < 70:
         byte = buffer[at]

@@ -1,0 +1,103 @@
+"""The laws of the project, as functions that tests call: remove equals zero, and what belongs together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from onnxprune import saving, surgery
+from onnxprune.analysis import Analysis
+from onnxprune.closure import Mask
+from onnxprune.graph import Graph
+from onnxprune.inputs import synthesise
+from onnxprune.record import Record
+
+HEADER = '<ir_version: {ir}, opset_import: ["" : {opset}]>\n'
+
+
+def parse(text: str, *, opset: int = 17, ir: int = 8, seed: int = 0) -> onnx.ModelProto:
+    """A model from ONNX text; every value declared between ``<`` and ``>`` without a value becomes a random weight."""
+    model = onnx.parser.parse_model(HEADER.format(ir=ir, opset=opset) + text)
+    graph, rng = model.graph, np.random.default_rng(seed)
+    produced = {name for node in graph.node for name in node.output}
+    weights = [value for value in graph.value_info if value.name not in produced]
+    for value in weights:
+        kind = value.type.tensor_type
+        shape = [d.dim_value for d in kind.shape.dim]
+        values = rng.uniform(0.3, 1.0, shape) * rng.choice([-1, 1], shape)
+        if value.name.startswith("var"):
+            values = np.abs(values)
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
+        graph.initializer.append(numpy_helper.from_array(values.astype(dtype), value.name))
+        if ir < 4:
+            graph.input.append(value)
+    kept = [value for value in graph.value_info if value.name in produced]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
+    return model
+
+
+def analyse(model: onnx.ModelProto) -> Analysis:
+    """Units and groups of a model."""
+    return Analysis(Graph(Record(model)))
+
+
+def groups(model: onnx.ModelProto) -> dict[str, int]:
+    """For each group the weight axes that it cuts, as ``"w:0 b:0"`` in alphabetical order, and its units."""
+    analysis = analyse(model)
+    return {
+        " ".join(sorted(f"{name}:{axis}" for name, axis in analysis.weight_axes_of(g))): len(analysis.members(g))
+        for g in range(analysis.groups)
+    }
+
+
+def reasons(model: onnx.ModelProto) -> str:
+    """Every reason for which anything is pinned, in one string to search in."""
+    return "\n".join(why for found in analyse(model).closure.reasons.values() for why, _ in found)
+
+
+def run(path: Path, feed: dict[str, Any]) -> list[NDArray[Any]]:
+    """Run a model on the CPU, unoptimised."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return [np.asarray(output) for output in session.run(None, feed)]
+
+
+def difference(model: onnx.ModelProto, removed: Mask, shapes: dict[str, tuple[int, ...]] | None = None) -> float:
+    """How far removing is from zeroing: the largest difference of any output, by its largest magnitude.
+
+    Both models are written, checked in full and run; the outputs must not all be zero, or nothing was tested.
+    """
+    analysis = analyse(model)
+    with TemporaryDirectory() as name:
+        cut = saving.write(surgery.remove(analysis, removed), Path(name), "cut.onnx")
+        zeroed = saving.write(surgery.zero(analysis, removed), Path(name), "zeroed.onnx")
+        onnx.checker.check_model(str(cut), full_check=True)
+        feed = dict(synthesise(analysis.graph, shapes or {}, 0, batch=2))
+        first, second = run(zeroed, feed), run(cut, feed)
+    worst = 0.0
+    for a, b in zip(first, second, strict=True):
+        assert a.shape == b.shape
+        assert np.isfinite(a.astype(np.float64)).all()
+        worst = max(worst, float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max() / (np.abs(a).max() or 1.0)))
+    assert any(np.abs(a).max() > 0 for a in first), "all outputs are zero: this proves nothing"
+    return worst
+
+
+def every_other(model: onnx.ModelProto) -> Mask:
+    """Half of each group's units, the first one kept."""
+    analysis = analyse(model)
+    removed = np.zeros(analysis.units, dtype=bool)
+    for group in range(analysis.groups):
+        removed[analysis.members(group)[1::2]] = True
+    return removed

@@ -1,0 +1,194 @@
+"""The laws are tested, too: each classic mistake of a pruner, planted, must be caught by remove ≡ zero."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import onnx
+import pytest
+
+from onnxprune import absorb, analysis, facts, surgery
+from onnxprune.closure import Closure
+from onnxprune.facts import Fact
+from onnxprune.graph import Op
+from onnxprune.registry import Rule, RuleTable
+from onnxprune.rules import RULES
+from tests.generated import mask
+from tests.laws import analyse, difference, parse
+
+CAUGHT = 1e-3  # an error this large, or a model that does not run
+
+Change = Callable[[Fact], Fact | None]
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+def changed(kind: str, change: Change) -> Plant:
+    """Plant a mistake in one operator's rule: change or drop its facts."""
+
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        rule = RULES["", kind]
+
+        def wrong(op: Op) -> Iterator[Fact]:
+            for fact in rule.facts(op):
+                found = change(fact)
+                if found is not None:
+                    yield found
+
+        table: RuleTable = {**RULES, ("", kind): Rule(wrong, rule.zero, rule.sizes)}
+        patch.setattr(analysis, "load", lambda group: table)
+
+    return plant
+
+
+def lost_offset(fact: Fact) -> Fact:
+    if isinstance(fact, facts.Tie) and fact.picks is not None:
+        return fact._replace(picks=fact.picks - fact.picks.min())
+    return fact
+
+
+def tile_for_repeat(fact: Fact) -> Fact:
+    if isinstance(fact, facts.Tie) and fact.picks is not None:
+        return fact._replace(picks=(fact.picks.reshape(-1, 2).T).ravel().copy())
+    return fact
+
+
+def without(*kinds: type) -> Change:
+    return lambda fact: None if isinstance(fact, kinds) else fact
+
+
+def mean_is_a_sum(fact: Fact) -> Fact:
+    return facts.Sum(fact.axis) if isinstance(fact, facts.Pin) else fact
+
+
+def forgotten_bias(patch: pytest.MonkeyPatch) -> None:
+    keeps = surgery._keeps
+    patch.setattr(surgery, "_keeps", lambda a, r: {n: k for n, k in keeps(a, r).items() if not n.startswith("b")})
+
+
+def no_default_deny(patch: pytest.MonkeyPatch) -> None:
+    pin = Closure.pin
+
+    def careless(self: Closure, number: int, why: str, indices: facts.Index | None = None) -> None:
+        if "needs it whole" not in why:
+            pin(self, number, why, indices)
+
+    patch.setattr(Closure, "pin", careless)
+
+
+def no_absorption(patch: pytest.MonkeyPatch) -> None:
+    def nothing(stated: Iterable[Fact], zeros: absorb.Zeros) -> Iterable[tuple[tuple[str, int], str]]:
+        return ()
+
+    patch.setattr(absorb, "breaches", nothing)
+
+
+def widths_read_freely(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(analysis.Analysis, "_pin_read_widths", lambda self: None)
+
+
+def stale_shapes(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(surgery, "_refresh_shapes", lambda *args: None)
+
+
+CASES: dict[str, tuple[str, Plant]] = {
+    "a lost offset in Concat": (
+        """net (float[N,3,4,4] x) => (float[N,2,4,4] y)
+        <float[4,3,3,3] w1, float[6,3,3,3] w2, float[6] scale, float[2,10,1,1] w3>
+        { a = Conv<pads=[1,1,1,1]>(x, w1) b = Conv<pads=[1,1,1,1]>(x, w2)
+          c = Concat<axis=1>(a, b) y = Conv(c, w3) }""",
+        changed("Concat", lost_offset),
+    ),
+    "tile for repeat in a depthwise multiplier": (
+        """net (float[N,3,4,4] x) => (float[N,2,4,4] y)
+        <float[4,3,3,3] w1, float[8,1,3,3] w2, float[2,8,1,1] w3>
+        { a = Conv<pads=[1,1,1,1]>(x, w1) b = Conv<pads=[1,1,1,1], group=4>(a, w2) y = Conv(b, w3) }""",
+        changed("Conv", tile_for_repeat),
+    ),
+    "a forgotten bias": (
+        """net (float[N,3,4,4] x) => (float[N,2,4,4] y) <float[4,3,3,3] w1, float[4] b1, float[2,4,1,1] w2>
+        { a = Conv<pads=[1,1,1,1]>(x, w1, b1) r = Relu(a) y = Conv(r, w2) }""",
+        forgotten_bias,
+    ),
+    "a stale group": (
+        """net (float[N,3,4,4] x) => (float[N,2,4,4] y)
+        <float[4,3,3,3] w1, float[4,1,3,3] w2, float[2,4,1,1] w3>
+        { a = Conv<pads=[1,1,1,1]>(x, w1) b = Conv<pads=[1,1,1,1], group=4>(a, w2) y = Conv(b, w3) }""",
+        changed("Conv", without(facts.Count)),
+    ),
+    "no default deny": (
+        """net (float[N,3,4,4] x) => (float[N,2,4,4] y) <float[4,3,3,3] w1, float[1,1,4,4] m, float[2,4,1,1] w2>
+        { a = Conv<pads=[1,1,1,1]>(x, w1) g = Mul(a, m) r = Relu(g) y = Conv<pads=[0,0,0,0]>(r, w2) }""",
+        no_default_deny,
+    ),
+    "a mean taken for a sum": (
+        """net (float[N,3,4,4] x) => (float[N,1,4,4] y) <float[4,3,3,3] w1, float[4] b1>
+        { a = Conv<pads=[1,1,1,1]>(x, w1, b1) y = ReduceMean<axes=[1]>(a) }""",
+        changed("ReduceMean", mean_is_a_sum),
+    ),
+    "a product of two activations that does not vanish": (
+        """net (float[N,4,3] x) => (float[N,4,4] y) <float[3,6] w1, float[3,6] w2>
+        { a = MatMul(x, w1) q = Sigmoid(a) b = MatMul(x, w2) k = Sigmoid(b)
+          t = Transpose<perm=[0,2,1]>(k) y = MatMul(q, t) }""",
+        no_absorption,
+    ),
+    "a width read as a number": (
+        """net (float[N,3,4,4] x) => (float[N,2,4,4] y) <float[4,3,3,3] w1, float[2,4,1,1] w2, int64 one = {1}>
+        { a = Conv<pads=[1,1,1,1]>(x, w1) s = Shape(a) n = Gather(s, one) f = Cast<to=1>(n) q = Sqrt(f)
+          d = Div(a, q) y = Conv(d, w2) }""",
+        widths_read_freely,
+    ),
+    "a declared shape left stale": (
+        """net (float[N,3,4,4] x) => (float[N,2,4,4] y)
+        <float[4,3,3,3] w1, float[2,4,1,1] w2, float[N,4,4,4] a>
+        { a = Conv<pads=[1,1,1,1]>(x, w1) y = Conv(a, w2) }""",
+        stale_shapes,
+    ),
+    "a Reshape target left stale": (
+        """net (float[N,4] x) => (float[N,2] y) <float[4,12] w1, float[12,2] w2, int64[3] to = {0,4,3}, int64[2] back = {0,12}>
+        { a = MatMul(x, w1) b = Reshape(a, to) r = Relu(b) c = Reshape(r, back) y = MatMul(c, w2) }""",
+        changed("Reshape", without(facts.Count)),
+    ),
+    "Slice bounds left stale": (
+        """net (float[N,4] x) => (float[N,2] y)
+        <float[4,12] w1, float[6,2] w2, int64[1] from = {4}, int64[1] to = {10}, int64[1] along = {1}>
+        { a = MatMul(x, w1) b = Slice(a, from, to, along) y = MatMul(b, w2) }""",
+        changed("Slice", without(facts.Count)),
+    ),
+    "a strided Slice left as it is": (
+        """net (float[N,4] x) => (float[N,2] y)
+        <float[4,12] w1, float[6,2] w2, float[12,2] w3, int64[1] from = {0}, int64[1] to = {12}, int64[1] along = {1},
+         int64[1] by = {2}>
+        { a = MatMul(x, w1) b = Slice(a, from, to, along, by) c = MatMul(b, w2) d = MatMul(a, w3) y = Add(c, d) }""",
+        changed("Slice", without(facts.Strided)),
+    ),
+    "Gather positions left stale": (
+        """net (float[N,4] x) => (float[N,2] y)
+        <float[4,6] w1, float[6,2] w2, int64[6] order = {5,3,1,0,2,4}>
+        { a = MatMul(x, w1) b = Gather<axis=1>(a, order) y = MatMul(b, w2) }""",
+        changed("Gather", without(facts.Positions)),
+    ),
+    "a permutation not followed": (
+        """net (float[N,4] x) => (float[N,2] y)
+        <float[4,6] w1, float[6,2] w2, int64[6] order = {5,3,1,0,2,4}>
+        { a = MatMul(x, w1) b = Gather<axis=1>(a, order) y = MatMul(b, w2) }""",
+        changed("Gather", lambda f: f._replace(picks=None) if isinstance(f, facts.Tie) and f.picks is not None else f),
+    ),
+}
+
+
+def error(model: onnx.ModelProto) -> float:
+    """How wrong the worst of some cuts is; infinite if a result does not even run."""
+    try:
+        found = analyse(model)
+        return max(difference(model, mask(found, seed)) for seed in range(4))
+    except Exception:
+        return float("inf")
+
+
+@pytest.mark.parametrize("mistake", CASES)
+def test_the_law_holds_and_catches(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, plant = CASES[mistake]
+    model = parse(text)
+    assert error(model) < 1e-5
+    plant(monkeypatch)
+    assert error(model) > CAUGHT

@@ -5,27 +5,29 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
-from functools import partial
+from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, overload
 
 import onnx
 
-from onnxprune import inputs, runtime, saving, surgery
+from onnxprune import files, inputs, runtime, saving, surgery
 from onnxprune import passes as pass_table
 from onnxprune import plan as plans
 from onnxprune.analysis import Model
 from onnxprune.closure import Mask
 from onnxprune.cost import Cost, CostModel
 from onnxprune.errors import FileError, PruneError, RefusedError, UsageError
+from onnxprune.evidence import Bench, Evidence, attempt, check_memory, rows
 from onnxprune.explain import Explainer
-from onnxprune.inputs import Data, Feed, Shapes
+from onnxprune.inputs import Data, Shapes
+from onnxprune.pins import Protection
 from onnxprune.plan import Plan, Recipe
 from onnxprune.record import Array, Record, Source
 from onnxprune.report import Applied, Fidelity, Inspection, Pruned, Ran, Verified
-from onnxprune.runtime import ExecutionError, Session
+from onnxprune.runtime import Session
 from onnxprune.verify import accuracy, compare, failures
 
 Target = str | os.PathLike[str]
@@ -34,65 +36,6 @@ Progress = Callable[[str], None]
 
 def _silent(stage: str) -> None:
     """Show no progress."""
-
-
-@dataclass
-class Evidence:
-    """What a model is run on, and where.
-
-    Attributes:
-        data: the user's inputs (see `onnxprune.inputs.load_data`).
-        labels: one whole number per row of the data.
-        input_shapes: for inputs whose shape is open.
-        providers: execution providers by name; the first also measures fidelity and latency.
-        seed: of generated inputs.
-    """
-
-    data: Data | None = None
-    labels: str | os.PathLike[str] | Array | None = None
-    input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    providers: Sequence[str] = ("cpu",)
-    seed: int = 0
-
-
-class _Bench:
-    """A model and what it is run on, loaded and checked."""
-
-    def __init__(self, model: Model, evidence: Evidence, dense: Path) -> None:
-        for name in evidence.providers:
-            runtime.provider(name)
-        self.model, self.evidence, self.dense = model, evidence, dense
-        self.feeds = inputs.load_data(model.graph, evidence.data) if evidence.data is not None else []
-        rows = sum(_rows(feed) for feed in self.feeds)
-        if evidence.labels is not None and not self.feeds:
-            raise UsageError("Labels need data: give both.")
-        self.labels = None if evidence.labels is None else inputs.read_labels(evidence.labels, rows)
-        self.session = self._dense_session()
-        run = partial(_attempt, self.session)
-        self.shapes: Shapes = inputs.bind(model.graph, evidence.input_shapes, self.feeds, run)
-        self.seeded = inputs.seeded(model.graph, self.shapes, evidence.seed, run)
-        try:
-            self.session.run(
-                self.feeds[0] if self.feeds else inputs.synthesise(model.graph, self.shapes, evidence.seed)
-            )
-        except ExecutionError as error:
-            raise RefusedError(f"The input model does not run: {error}") from error
-
-    def _dense_session(self) -> Session:
-        try:
-            return Session(self.dense, self.evidence.providers[0])
-        except ExecutionError as error:
-            raise RefusedError(f"The input model does not load: {error}") from error
-
-    @property
-    def proof(self) -> list[Feed]:
-        """What removed and zeroed are compared on: seeded inputs, and a few of the user's."""
-        return [*self.seeded, *self.feeds[:2]]
-
-
-def _rows(feed: Feed) -> int:
-    first = next(iter(feed.values()), None)
-    return 0 if first is None or first.ndim == 0 else int(first.shape[0])
 
 
 def inspect(source: Source, *, input_shapes: Mapping[str, Sequence[int]] | None = None) -> Inspection:
@@ -175,19 +118,16 @@ def prune(
     progress("analysing")
     evidence = Evidence(data, labels, input_shapes or {}, providers, wanted.seed)
     with _folder(target) as folder:
-        dense = model.record.path or saving.copy(model.record, folder, "dense.onnx")
-        if not model.analysis.units:
-            return _untouched(model, plans.decide(model, wanted).plan, target, folder)
-        bench = _Bench(model, evidence, dense)
+        bench = Bench(model, evidence, _file(model.record, folder / "dense"))
         progress("scoring")
         decision = plans.decide(model, wanted, bench.shapes)
         if decision.plan.empty:
             return _untouched(model, decision.plan, target, folder)
-        applied = _prove(bench, decision.removed, folder, target, progress, keep_unverified=keep_unverified)
+        cut, applied = _prove(bench, decision.removed, folder, target, progress, keep_unverified=keep_unverified)
         progress("measuring")
-        fidelity = _fidelity(bench, folder / _name(target))
+        fidelity = _fidelity(bench, cut)
         if target is not None:
-            saving.publish(folder / _name(target), target)
+            saving.publish(cut, target)
     return Pruned(decision.plan, applied, fidelity, str(target) if target else "")
 
 
@@ -211,18 +151,18 @@ def apply(
     """
     progress("reading")
     wanted = plan if isinstance(plan, Plan) else read_plan(plan)
-    model = Model(Record(source))
+    model = Model(Record(source), wanted.protection)
+    plans.check_source(wanted, model.record)
     target = _target(model.record, out, in_place=in_place)
     removed = plans.removed_by(wanted, model.analysis)
     with _folder(target) as folder:
         if not removed.any():
             _untouched(model, wanted, target, folder)
             return Applied.nothing(str(target))
-        dense = model.record.path or saving.copy(model.record, folder, "dense.onnx")
         shapes = input_shapes or {} if data is not None else input_shapes or wanted.recipe.get("input_shapes", {})
-        bench = _Bench(model, Evidence(data, None, shapes, providers), dense)
-        applied = _prove(bench, removed, folder, target, progress, keep_unverified=keep_unverified)
-        saving.publish(folder / _name(target), Path(out))
+        bench = Bench(model, Evidence(data, None, shapes, providers), _file(model.record, folder / "dense"))
+        cut, applied = _prove(bench, removed, folder, target, progress, keep_unverified=keep_unverified)
+        saving.publish(cut, target)
     return applied
 
 
@@ -243,15 +183,17 @@ def verify(
         PruneError: their outputs are not even called the same.
     """
     wanted = plan if plan is None or isinstance(plan, Plan) else read_plan(plan)
-    model, other = Model(Record(reference)), Record(candidate)
+    model, other = Model(Record(reference), wanted.protection if wanted else Protection()), Model(Record(candidate))
+    if wanted is not None:
+        plans.check_source(wanted, model.record)
+    check_memory(other.graph)
     with _folder(None) as folder:
-        first = model.record.path or saving.copy(model.record, folder, "reference.onnx")
-        second = other.path or saving.copy(other, folder, "candidate.onnx")
+        first, second = _file(model.record, folder / "reference"), _file(other.record, folder / "candidate")
         shapes = input_shapes or (wanted.recipe.get("input_shapes", {}) if wanted and data is None else {})
-        bench = _Bench(model, Evidence(data, None, shapes, providers, seed), first)
+        bench = Bench(model, Evidence(data, None, shapes, providers, seed), first)
         if wanted is not None:
             draft = surgery.zero(model.analysis, plans.removed_by(wanted, model.analysis))
-            first = saving.write(draft, folder, "zeroed.onnx")
+            first = saving.write(draft, folder / "zeroed", "zeroed.onnx")
         found = {
             name: compare(Session(first, name), Session(second, name), [*bench.seeded, *bench.feeds])
             for name in providers
@@ -270,15 +212,16 @@ def run(pass_name: str, source: Source, out: Target, *, in_place: bool = False, 
     if not set(options) <= known:
         raise UsageError(f"Pass {pass_name!r} has no option {sorted(set(options) - known)[0]!r}.")
     chosen = kind(**options)
-    model = Model(Record(source), getattr(chosen, "protection", None) or Recipe(ratio=0).protection)
+    model = Model(Record(source), getattr(chosen, "protection", None) or Protection())
     target = _target(model.record, out, in_place=in_place)
     result = chosen.run(model)
     with _folder(target) as folder:
         if result.draft is None:
-            saving.copy(model.record, folder, _name(target))
+            made = saving.copy(model.record, folder / "made", target.name)
         else:
-            _check(saving.write(result.draft, folder, _name(target)), model.record)
-        saving.publish(folder / _name(target), Path(out))
+            made = saving.write(result.draft, folder / "made", target.name)
+            _check(made, model.record)
+        saving.publish(made, target)
     return Ran(pass_name, str(target), result.draft is not None, result.numbers)
 
 
@@ -289,10 +232,11 @@ def read_plan(path: Target) -> Plan:
         FileError: it cannot be read.
         RefusedError: it is not a plan.
     """
+    files.check_readable(Path(path))
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise FileError(f"Cannot read plan {str(path)!r}: {error.strerror}.") from error
+        raise FileError(f"Cannot read plan {str(path)!r}: {files.reason(error)}.") from error
     except UnicodeDecodeError as error:
         raise RefusedError(f"{str(path)!r} is not a plan: it is no text.") from error
     return Plan.loads(text, str(path))
@@ -305,23 +249,29 @@ def _recipe(given: Mapping[str, Any]) -> Recipe:
     return Recipe(**given)
 
 
+@overload
+def _target(record: Record, out: Target, *, in_place: bool) -> Path: ...
+@overload
+def _target(record: Record, out: Target | None, *, in_place: bool) -> Path | None: ...
 def _target(record: Record, out: Target | None, *, in_place: bool) -> Path | None:
     if out is None:
         return None
-    target = Path(out)
-    saving.check_target(record, target, in_place=in_place)
-    return target
+    if os.path.basename(out) in ("", ".", ".."):
+        raise FileError(f"Cannot write {os.fspath(out)!r}: it is a directory. Name a file in it.")
+    saving.check_target(record, Path(out), in_place=in_place)
+    return Path(out)
 
 
-def _name(target: Path | None) -> str:
-    return target.name if target else "pruned.onnx"
+def _file(record: Record, folder: Path) -> Path:
+    """The file that a runtime can load a model from."""
+    return record.path or saving.copy(record, folder, "model.onnx")
 
 
 @contextmanager
 def _folder(target: Path | None) -> Iterator[Path]:
     """Where drafts lie until they are proved: beside the target, so that moving them is atomic."""
     if target is not None:
-        with saving.workspace(target) as folder:
+        with files.workspace(target) as folder:
             yield folder
     else:
         with TemporaryDirectory(prefix="onnxprune-") as name:
@@ -331,46 +281,40 @@ def _folder(target: Path | None) -> Iterator[Path]:
 def _bound_or_open(model: Model, given: Mapping[str, Sequence[int]], *, needed: bool = False) -> Shapes:
     """Input shapes for counting MACs; sizes stay open (counted as 1) if none runs and none is needed."""
     with TemporaryDirectory(prefix="onnxprune-") as name:
+
+        @cache
+        def session() -> Session:
+            check_memory(model.graph)
+            return Session(_file(model.record, Path(name)))
+
         try:
-            dense = model.record.path or saving.copy(model.record, Path(name), "dense.onnx")
-            session = Session(dense)
-            return inputs.bind(model.graph, given, [], partial(_attempt, session))
-        except (UsageError, ExecutionError):
+            return inputs.bind(model.graph, given, [], lambda feed: attempt(session(), feed))
+        except PruneError:
             if needed or given:
                 raise
             return {}
 
 
-def _attempt(session: Session, feed: Feed) -> list[Any] | None:
-    try:
-        return session.run(feed)
-    except ExecutionError:
-        return None
-
-
 def _untouched(model: Model, plan: Plan, target: Path | None, folder: Path) -> Pruned:
     """Nothing goes: the output is the input, byte for byte."""
     if target is not None:
-        staged = saving.copy(model.record, folder, "untouched.onnx")
-        saving.publish(staged, target)
+        saving.publish(saving.copy(model.record, folder / "made", target.name), target)
     return Pruned(plan, Applied.nothing(str(target) if target else ""), None, str(target) if target else "")
 
 
 def _prove(
-    bench: _Bench, removed: Mask, folder: Path, target: Path | None, progress: Progress, *, keep_unverified: bool
-) -> Applied:
+    bench: Bench, removed: Mask, folder: Path, target: Path | None, progress: Progress, *, keep_unverified: bool
+) -> tuple[Path, Applied]:
     """Write the removed and the zeroed model, and compare them on every provider."""
     analysis = bench.model.analysis
     progress("removing")
-    cut = saving.write(surgery.remove(analysis, removed), folder, _name(target))
+    cut = saving.write(surgery.remove(analysis, removed), folder / "made", target.name if target else "pruned.onnx")
     note = _check(cut, bench.model.record)
     progress("proving that removed equals zeroed")
-    with TemporaryDirectory(prefix="zeroed-", dir=folder.parent if target else None) as name:
-        zeroed = saving.write(surgery.zero(analysis, removed), Path(name), "zeroed.onnx")
-        proof = {
-            p: compare(Session(zeroed, p), Session(cut, p), bench.proof, bench.session)
-            for p in bench.evidence.providers
-        }
+    zeroed = saving.write(surgery.zero(analysis, removed), folder / "zeroed", "zeroed.onnx")
+    proof = {
+        p: compare(Session(zeroed, p), Session(cut, p), bench.proof, bench.session) for p in bench.evidence.providers
+    }
     problem = next((f"{p}: {text}" for p, found in proof.items() if (text := failures(found))), "")
     if problem and not keep_unverified:
         raise PruneError(f"Removed and zeroed differ on {problem}. Nothing was written.")
@@ -378,8 +322,8 @@ def _prove(
     if flat:
         note += f"{', '.join(map(repr, flat))}: constant on every input tried, which proves little; give --data. "
     before = bench.model.record.nbytes
-    after = sum(p.stat().st_size for p in folder.iterdir() if p.name != "dense.onnx")
-    return Applied(str(target or ""), not problem, proof, {"before": before, "after": after}, note)
+    after = sum(path.stat().st_size for path in cut.parent.rglob("*") if path.is_file())
+    return cut, Applied(str(target or ""), not problem, proof, {"before": before, "after": after}, note)
 
 
 def _check(path: Path, source: Record) -> str:
@@ -405,18 +349,16 @@ def _passes_checker(path: Path) -> bool:
     return True
 
 
-def _fidelity(bench: _Bench, cut: Path) -> Fidelity:
+def _fidelity(bench: Bench, cut: Path) -> Fidelity:
     """What the cut cost: outputs, accuracy and latency, dense against pruned."""
     pruned = Session(cut, bench.evidence.providers[0])
     feeds = bench.feeds or bench.seeded
     found = compare(bench.session, pruned, feeds)
-    one_row = inputs.synthesise(bench.model.graph, bench.shapes, bench.evidence.seed)
-    times = runtime.latency([bench.session, pruned], one_row)
+    times = runtime.latency([bench.session, pruned], bench.one_row())
     right = None
     if bench.labels is not None:
         right = [accuracy(session, bench.feeds, bench.labels) for session in (bench.session, pruned)]
-    rows = sum(_rows(feed) for feed in feeds)
-    return Fidelity(found, rows, bool(bench.feeds), right, times)
+    return Fidelity(found, rows(feeds), bool(bench.feeds), right, times)
 
 
 def cost_before_and_after(plan: Plan) -> tuple[Cost, Cost]:

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -15,13 +15,14 @@ from typing import Any, TypeVar, get_type_hints
 import click
 from rich.console import Console
 
-from onnxprune import api, render, saving
+from onnxprune import api, files, render
 from onnxprune.errors import FileError, PruneError
 from onnxprune.inputs import parse_shape
 from onnxprune.passes import Pass, find
 from onnxprune.registry import load
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+LONGEST_MESSAGE = 2000
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
 
 
@@ -48,6 +49,19 @@ def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
     return add
 
 
+def _json_place(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value is not None and value != "-" and not value.endswith(".json"):
+        raise click.BadParameter(f"{value!r} does not end in '.json'.", ctx, param)
+    return value
+
+
+JSON = click.option(
+    "--json",
+    "json_to",
+    metavar="[FILE]",
+    callback=_json_place,
+    help="Print the result as JSON (to FILE.json if given).",
+)
 BUDGET = _options(
     click.option("--ratio", type=float, help="Fraction of each group's units to remove."),
     click.option("--params", type=float, help="Fraction of the model's parameters to keep."),
@@ -58,7 +72,7 @@ BUDGET = _options(
     click.option("--protect", multiple=True, metavar="NAME", help="Node or tensor that stays whole; globs allowed."),
     click.option("--protect-first", is_flag=True, help="Leave the first layers whole."),
     click.option("--protect-last", is_flag=True, help="Leave the last layers whole."),
-    click.option("--seed", type=int, default=0, show_default=True, help="Of everything random."),
+    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random."),
 )
 SHAPE = click.option(
     "--input-shape", "input_shapes", multiple=True, metavar="NAME:1x3x224x224", help="For inputs whose shape is open."
@@ -70,7 +84,6 @@ PROVIDER = click.option(
 OUT = click.option("-o", "--out", required=True, metavar="OUT", help="Where to write.")
 IN_PLACE = click.option("--in-place", is_flag=True, help="Allow OUT to be the input.")
 KEEP_UNVERIFIED = click.option("--keep-unverified", is_flag=True, help="Write even if the proof fails.")
-JSON = click.option("--json", "json_to", metavar="[FILE]", help="Print the result as JSON (to FILE.json if given).")
 MODEL = click.argument("model")
 
 
@@ -83,21 +96,24 @@ class _Verbs(click.Group):
             sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
         try:
             return super().main(given, **extra)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(0)
+        finally:
+            _flush()
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            super().invoke(ctx)
+            if sys.stdout is not None:
+                sys.stdout.flush()
         except PruneError as error:
             _fail(ctx, str(error), error.exit_code)
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except BrokenPipeError:
+            pass  # whoever read has seen enough
         except MemoryError:
             _fail(ctx, "Out of memory.", PruneError.exit_code)
         except OSError as error:
-            _fail(ctx, f"{error.strerror or error}: {error.filename or ''}", FileError.exit_code)
+            _fail(ctx, f"{files.reason(error)}: {error.filename or ''}", FileError.exit_code)
         except Exception as error:  # a fault of ours: still one line
             _fail(ctx, f"Internal error, please report it: {type(error).__name__}: {error}", PruneError.exit_code)
 
@@ -105,9 +121,17 @@ class _Verbs(click.Group):
 def _fail(ctx: click.Context, message: str, code: int) -> None:
     if ctx.params.get("debug"):
         traceback.print_exc()
-    line = "".join(c if c.isprintable() else " " for c in message)
-    click.echo(f"Error: {line}", err=True)
+    click.echo(f"Error: {render.clean(' '.join(message.split()), LONGEST_MESSAGE).plain}", err=True)
     ctx.exit(code)
+
+
+def _flush() -> None:
+    """What cannot be written by now would fail once more, and noisily, when Python ends."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _with_json_value(args: list[str]) -> list[str]:
@@ -137,6 +161,7 @@ def main(debug: bool) -> None:
 @JSON
 def inspect(model: str, input_shapes: Sequence[str], json_to: str | None) -> None:
     """What is in MODEL, what can go, and why the rest cannot."""
+    _check_files([model], [json_to])
     with _progress() as progress:
         progress("analysing")
         result = api.inspect(model, input_shapes=_shapes(input_shapes))
@@ -154,6 +179,7 @@ def explain(model: str, tensor: str, group: int, op: str, protect: Sequence[str]
     """Why an axis of MODEL stays, or who holds a group together."""
     if sum(given is not None for given in (tensor, group, op)) > 1:
         raise click.UsageError("Give one of --tensor, --group and --op.")
+    _check_files([model], [json_to])
     explainer = api.explainer(model, protect=protect)
     if group is not None:
         steps = explainer.group(group)
@@ -194,7 +220,9 @@ def prune(
     **options: Any,
 ) -> None:
     """Plan, remove, prove that removed equals zeroed, measure, and write OUT."""
-    _distinct(model, out, plan_to, report_to)
+    given = [options["data"], options["labels"]]
+    _check_files(given, [out])
+    _check_files([model, out, *given], [plan_to, report_to, json_to])
     with _progress() as progress:
         result = api.prune(model, out, input_shapes=_shapes(input_shapes), progress=progress, **options)
     if plan_to:
@@ -213,7 +241,7 @@ def prune(
 @JSON
 def plan(model: str, out: str, input_shapes: Sequence[str], json_to: str | None, **options: Any) -> None:
     """Decide what goes, and write the decision to OUT for people, diffs and `apply`."""
-    _distinct(model, out)
+    _check_files([model, options["data"]], [out, json_to])
     with _progress() as progress:
         progress("planning")
         result = api.plan(model, input_shapes=_shapes(input_shapes), **options)
@@ -234,7 +262,8 @@ def plan(model: str, out: str, input_shapes: Sequence[str], json_to: str | None,
 @JSON
 def apply(model: str, plan: str, out: str, input_shapes: Sequence[str], json_to: str | None, **options: Any) -> None:
     """Do to MODEL what PLAN says, prove it, and write OUT."""
-    _distinct(plan, out)
+    _check_files([plan, options["data"]], [out])
+    _check_files([model, plan, out, options["data"]], [json_to])
     with _progress() as progress:
         result = api.apply(model, plan, out, input_shapes=_shapes(input_shapes), progress=progress, **options)
     _show(result.to_json(), json_to, lambda console: render.applied(console, result))
@@ -247,10 +276,11 @@ def apply(model: str, plan: str, out: str, input_shapes: Sequence[str], json_to:
 @DATA
 @SHAPE
 @PROVIDER
-@click.option("--seed", type=int, default=0, show_default=True, help="Of generated inputs.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of generated inputs.")
 @JSON
 def verify(reference: str, candidate: str, input_shapes: Sequence[str], json_to: str | None, **options: Any) -> None:
     """Whether CANDIDATE gives REFERENCE's outputs; exit 1 if not."""
+    _check_files([reference, candidate, options["plan"], options["data"]], [json_to])
     with _progress() as progress:
         progress("comparing")
         result = api.verify(reference, candidate, input_shapes=_shapes(input_shapes), **options)
@@ -276,6 +306,7 @@ def run() -> None:
 
 def _command_of(kind: type[Pass]) -> click.Command:
     def call(model: str, out: str, in_place: bool, json_to: str | None, **options: Any) -> None:
+        _check_files([model, out], [json_to])
         result = api.run(kind.name, model, out, in_place=in_place, **options)
         _show(result.to_json(), json_to, lambda console: render.ran(console, result))
 
@@ -283,9 +314,8 @@ def _command_of(kind: type[Pass]) -> click.Command:
     hints = get_type_hints(kind)
     parameters = [click.Argument(["model"]), click.Option(["-o", "--out"], required=True, help="Where to write.")]
     parameters += [_option_of(f, hints[f.name]) for f in fields(kind)]  # type: ignore[arg-type]
-    parameters += [click.Option(["--in-place"], is_flag=True), click.Option(["--json", "json_to"])]
     command.params = parameters
-    return command
+    return JSON(IN_PLACE(command))
 
 
 def _option_of(field: Field[Any], hint: Any) -> click.Option:
@@ -314,30 +344,35 @@ def criteria(json_to: str | None) -> None:
 
 
 def _list(table: Mapping[str, Any], json_to: str | None) -> None:
+    _check_files([], [json_to])
     rows = [(name, (value.__doc__ or "").splitlines()[0]) for name, value in sorted(table.items())]
     _show(dict(rows), json_to, lambda console: render.names(console, rows))
 
 
 def _shapes(given: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    return dict(parse_shape(text) for text in given)
+    shapes = [parse_shape(text) for text in given]
+    names = [name for name, _ in shapes]
+    if len(set(names)) < len(names):
+        raise click.UsageError("--input-shape is given twice for one input.")
+    return dict(shapes)
 
 
-def _distinct(*paths: str | None) -> None:
-    """No two of the files that a command reads and writes may be one; in-place output is asked for elsewhere."""
-    source, *others = [Path(p).resolve() for p in paths if p]
-    if len(set(others)) < len(others) or source in others[1:]:
-        raise click.UsageError("Two of the files are the same.")
+def _check_files(reads: Iterable[str | None], writes: Iterable[str | None]) -> None:
+    """Every file that a command writes is another one, and can be written; found out before any work."""
+    taken = [Path(path) for path in reads if path]
+    for target in (Path(path) for path in writes if path and path != "-"):
+        if any(files.same_file(target, other) for other in taken):
+            raise click.UsageError(f"{str(target)!r} is named twice. Write to a file of its own.")
+        files.check_place(target)
+        taken.append(target)
 
 
 def _text(document: Any) -> str:
-    return json.dumps(document, indent=1, ensure_ascii=False, default=float) + "\n"
+    return json.dumps(document, indent=1, default=float) + "\n"
 
 
 def _write(path: str, text: str) -> None:
-    target = Path(path)
-    if target.is_dir() or not target.parent.is_dir():
-        raise FileError(f"Cannot write {path!r}: no such directory, or it is one.")
-    saving.write_bytes(target, text.encode("utf-8", "replace"))
+    files.write_bytes(Path(path), text.encode("utf-8", "replace"))
 
 
 def _show(document: Any, json_to: str | None, draw: Callable[[Console], None]) -> None:
@@ -346,6 +381,8 @@ def _show(document: Any, json_to: str | None, draw: Callable[[Console], None]) -
         return
     if json_to:
         _write(json_to, _text(document))
+    if sys.stdout is None:  # it was closed before we began
+        return
     console = Console(width=None if sys.stdout.isatty() else 80, safe_box=True, highlight=False)
     draw(console)
 

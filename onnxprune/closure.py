@@ -34,12 +34,12 @@ class Closure:
 
     def add(self, axis: Axis, size: Dim) -> int:
         """Make an axis known; returns its number."""
-        number = self.ids.get(axis)
-        if number is None:
-            number = self.ids[axis] = len(self.axes)
-            self.axes.append(axis)
-            self.sizes.append(size if isinstance(size, int) and size > 1 else 0)
-            self._parent.append(number)
+        if axis in self.ids:
+            return self.ids[axis]
+        number = self.ids[axis] = len(self.axes)
+        self.axes.append(axis)
+        self.sizes.append(size if isinstance(size, int) and size > 1 else 0)
+        self._parent.append(number)
         return number
 
     def root(self, number: int) -> int:

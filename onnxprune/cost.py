@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.analysis import WHOLE_TYPES, Analysis
+from onnxprune.analysis import Analysis
 from onnxprune.closure import Mask
 from onnxprune.facts import Macs
 from onnxprune.graph import Graph
 from onnxprune.integers import Axis
+from onnxprune.pins import WHOLE_TYPES
 from onnxprune.record import nbytes
 
 
@@ -53,7 +54,8 @@ class _Products:
 
     def __call__(self, widths: NDArray[np.int64]) -> NDArray[np.int64]:
         padded = np.append(widths, 1)
-        products: NDArray[np.int64] = self.constant * padded[self.index].prod(axis=1) if self.index.size else self.constant
+        factors = padded[self.index].prod(axis=1) if self.index.size else 1
+        products: NDArray[np.int64] = self.constant * factors
         return products
 
 

@@ -43,8 +43,11 @@ def summed(weight: Array, axis: int, function: np.ufunc) -> Scores:
         rows = weight.reshape(size, -1)
         return np.concatenate([function(b, dtype=np.float64).sum(axis=1) for b in _blocks(rows)])
     rows = weight.reshape(outer, -1)
-    total = sum((function(b, dtype=np.float64).sum(axis=0) for b in _blocks(rows)), np.zeros(rows.shape[1]))
-    return np.asarray(total).reshape(size, -1).sum(axis=1)
+    total = np.zeros(rows.shape[1])
+    for block in _blocks(rows):
+        total += function(block, dtype=np.float64).sum(axis=0)
+    scores: Scores = total.reshape(size, -1).sum(axis=1)
+    return scores
 
 
 def _blocks(rows: Array) -> Iterator[Array]:
@@ -99,7 +102,8 @@ def rank(analysis: Analysis, name: str = "l2", seed: int = 0) -> Ranking:
             for group in np.unique(analysis.group_of[units[bad]]) if bad.any() else ():
                 unscored[int(group)] = f"{tensor!r} holds NaN or infinite values"
     owned = analysis.unit_of >= 0
-    scores = np.bincount(analysis.unit_of[owned], weights=by_index[owned], minlength=analysis.units)
+    scores = np.zeros(analysis.units)
+    np.add.at(scores, analysis.unit_of[owned], by_index[owned])
     return Ranking(scores, unscored)
 
 

@@ -198,8 +198,13 @@ class Graph:
             inferred = self.proto  # inference refuses some valid models; what is declared must do
         declared = [] if self.bound else [*self.proto.value_info, *self.proto.output]
         self.shapes.clear()
-        for info in [*declared, *bare.graph.input, *inferred.value_info, *inferred.output]:
+        inputs = [value for value in bare.graph.input if value.name not in self.initializers]
+        for info in [*inputs, *inferred.value_info, *inferred.output]:
             self._learn(info.name, info.type)
+        for info in declared:  # what inference leaves open, a declaration may know
+            inferred_shape = self.shapes.get(info.name)
+            if inferred_shape is None or not all(isinstance(dim, int) for dim in inferred_shape):
+                self._learn(info.name, info.type)
         for tensor in self.proto.initializer:
             self.shapes[tensor.name] = tuple(tensor.dims)
             self.types[tensor.name] = tensor.data_type
@@ -216,8 +221,8 @@ class Graph:
                 d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else d.dim_param or f"?{name}.{i}"
                 for i, d in enumerate(dims)
             ]
-            if len(before) == len(learnt):  # what inference leaves open, a declaration may know
-                learnt = [new if isinstance(new, int) else old for new, old in zip(learnt, before, strict=True)]
+            if len(before) == len(learnt):
+                learnt = [old if isinstance(old, int) else new for new, old in zip(learnt, before, strict=True)]
             self.shapes[name] = tuple(learnt)
 
     def _forward(self, shapes: dict[str, Shape], *, fill: bool) -> dict[str, Numbers]:
@@ -226,6 +231,8 @@ class Graph:
             if op.kind == "Shape" and op.ins[0] in shapes:
                 whole = integers.widths(op.ins[0], shapes[op.ins[0]])
                 values[op.out] = whole[op.attr("start", 0) : op.attr("end", len(whole))]
+            elif op.kind == "Size" and op.ins[0] in shapes:
+                values[op.out] = integers.size(op.ins[0], shapes[op.ins[0]])
             elif op.kind in integers.EVALUATORS and op.domain == "":
                 found = self._evaluate(op, values)
                 if found is not None:
@@ -281,7 +288,7 @@ class Graph:
     def _fill_by_schema(self, op: Op, values: dict[str, Numbers]) -> None:
         data = {}
         for name in op.ins:
-            plain = integers.known(values.get(name))
+            plain = integers.known(self._number(name, values) if name else None)
             if plain is not None and plain.dtype == np.int64:
                 data[name] = numpy_helper.from_array(plain, name)
         types = {name: self._typed(name) for name in op.ins if name in self.types}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxprune.errors import FileError, UsageError
+from onnxprune import files
+from onnxprune.errors import FileError, RefusedError, UsageError, unknown
 from onnxprune.graph import Graph
 from onnxprune.record import Array
 
@@ -18,6 +21,7 @@ Feed = dict[str, Array]
 Shapes = dict[str, tuple[int, ...]]
 Data = str | os.PathLike[str] | Mapping[str, Array] | Sequence[Mapping[str, Array]]
 
+LARGEST_INPUT = 1 << 28  # elements
 BATCH = 64  # rows of the user's data per run, where the model leaves the batch size open
 LIKELY = (64, 32, 224, 16, 128, 8, 256, 320, 512, 100, 1, 4, 1024, 4096, 16000)  # sizes to try for an open dimension
 ATTEMPTS = 12  # at finding seeded inputs that a model gives finite outputs for
@@ -32,9 +36,20 @@ def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     """
     name, colon, sizes = text.rpartition(":")
     parts = sizes.lower().split("x")
-    if not colon or not name or not all(p.isascii() and p.isdigit() and int(p) > 0 for p in parts):
+    if not colon or not name or not all(re.fullmatch("[0-9]{1,18}", part) and int(part) for part in parts):
         raise UsageError(f"An input shape is written NAME:1x3x224x224, not {text!r}.")
     return name, tuple(int(part) for part in parts)
+
+
+def check_tensors(graph: Graph) -> None:
+    """Refuse a model that wants something else than tensors.
+
+    Raises:
+        RefusedError: an input is a sequence, a map or an optional value.
+    """
+    odd = next((value.name for value in graph.inputs if not value.type.HasField("tensor_type")), None)
+    if odd is not None:
+        raise RefusedError(f"Input {odd!r} is no tensor, and no inputs of other types can be made here.")
 
 
 def load_data(graph: Graph, source: Data) -> list[Feed]:
@@ -61,15 +76,19 @@ def load_data(graph: Graph, source: Data) -> list[Feed]:
 
 
 def _files(path: Path) -> list[Path]:
-    if not path.exists():
-        raise FileError(f"Cannot read data {str(path)!r}: no such file or folder.")
     if not path.is_dir():
         return [path]
     return sorted(p for p in path.iterdir() if p.suffix in (".npy", ".npz"))
 
 
 def read_arrays(path: Path) -> dict[str, Array]:
-    """The arrays of an ``.npz`` by name, or of an ``.npy`` under the name ``""``; pickled objects are refused."""
+    """The arrays of an ``.npz`` by name, or of an ``.npy`` under the name ``""``; pickled objects are refused.
+
+    Raises:
+        FileError: it cannot be read.
+        UsageError: it is something else.
+    """
+    files.check_readable(path)
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
@@ -77,7 +96,7 @@ def read_arrays(path: Path) -> dict[str, Array]:
         with loaded:
             return {name: loaded[name] for name in loaded.files}
     except OSError as error:
-        raise FileError(f"Cannot read data {str(path)!r}: {error.strerror or error}.") from error
+        raise FileError(f"Cannot read data {str(path)!r}: {files.reason(error)}.") from error
     except Exception as error:
         raise UsageError(f"{str(path)!r} is no .npy or .npz of plain arrays ({type(error).__name__}).") from error
 
@@ -94,8 +113,9 @@ def _batches(graph: Graph, arrays: Mapping[str, Array]) -> Iterator[Feed]:
     for value in graph.inputs:
         if value.name not in arrays:
             raise UsageError(f"The data has no input {value.name!r}; it has {', '.join(sorted(arrays)) or 'nothing'}.")
-        _check(graph, value, arrays[value.name])
-    feed = {value.name: arrays[value.name] for value in graph.inputs}
+    feed = {value.name: _text(value, np.asarray(arrays[value.name])) for value in graph.inputs}
+    for value in graph.inputs:
+        _check(graph, value, feed[value.name])
     size = _batch_size(graph, feed)
     if size is None:
         yield feed
@@ -119,6 +139,12 @@ def _batch_size(graph: Graph, feed: Feed) -> int | None:
     if len(fixed) > 1 or rows == fixed:
         return None
     return fixed.pop() if fixed else BATCH
+
+
+def _text(value: onnx.ValueInfoProto, array: Array) -> Array:
+    """Text as ONNX Runtime takes it; an array on disk has no objects."""
+    wanted = value.type.tensor_type.elem_type == onnx.TensorProto.STRING and array.dtype.kind == "U"
+    return array.astype(object) if wanted else array
 
 
 def _check(graph: Graph, value: onnx.ValueInfoProto, array: Array) -> None:
@@ -145,7 +171,10 @@ def read_labels(source: str | os.PathLike[str] | Array, rows: int) -> Array:
         UsageError: there are more or fewer, or they are no whole numbers.
     """
     if isinstance(source, str | os.PathLike):
-        labels = next(iter(read_arrays(Path(source)).values()))
+        arrays = read_arrays(Path(source))
+        if len(arrays) != 1:
+            raise UsageError(f"Labels in {str(source)!r} must be one array; it has {len(arrays)}.")
+        labels = next(iter(arrays.values()))
     else:
         labels = np.asarray(source)
     if labels.dtype.kind not in "iu" or labels.shape != (rows,):
@@ -184,7 +213,9 @@ def bind(
 def _check_given(graph: Graph, given: Mapping[str, Sequence[int]]) -> None:
     for name, shape in given.items():
         if name not in {value.name for value in graph.inputs}:
-            raise UsageError(f"The model has no input {name!r}.")
+            raise unknown("input", name, (value.name for value in graph.inputs))
+        if not all(isinstance(size, int) and size > 0 for size in shape) or math.prod(shape) > LARGEST_INPUT:
+            raise UsageError(f"Input {name!r} cannot have shape {list(shape)}: sizes are positive, and not that large.")
         declared = graph.shapes.get(name)
         if declared is not None and (
             len(declared) != len(shape)
@@ -263,7 +294,9 @@ def _table_size(graph: Graph, name: str) -> int:
     return max(1, min(sizes, default=2))
 
 
-def seeded(graph: Graph, shapes: Shapes, seed: int, run: Callable[[Feed], list[Any] | None]) -> list[Feed]:
+def seeded(
+    graph: Graph, shapes: Shapes, seed: int, run: Callable[[Feed], list[Any] | None], *, doubtful: bool = True
+) -> list[Feed]:
     """Feeds that exercise a model: of several scales, the last of three rows if the model leaves the rows open.
 
     Args:
@@ -271,9 +304,10 @@ def seeded(graph: Graph, shapes: Shapes, seed: int, run: Callable[[Feed], list[A
         shapes: the shape of each input that leaves sizes open.
         seed: of the first feed.
         run: the model; ``None`` where it fails. Feeds that make it give NaN are passed over while others do not.
+        doubtful: whether one of those is better than none.
     """
     feeds: list[Feed] = []
-    doubtful: list[Feed] = []
+    others: list[Feed] = []
     for attempt in range(ATTEMPTS):
         batch = 3 if len(feeds) == len(STYLES) - 1 else None
         feed = synthesise(graph, shapes, seed + attempt, batch=batch)
@@ -282,10 +316,10 @@ def seeded(graph: Graph, shapes: Shapes, seed: int, run: Callable[[Feed], list[A
             feed = synthesise(graph, shapes, seed + attempt)
             outputs = run(feed)
         if outputs is not None:
-            (feeds if all(map(_finite, outputs)) else doubtful).append(feed)
+            (feeds if all(map(_finite, outputs)) else others).append(feed)
         if len(feeds) == len(STYLES):
             break
-    return feeds or doubtful[:1]
+    return feeds or others[: int(doubtful)]
 
 
 def _finite(output: Any) -> bool:

@@ -51,6 +51,13 @@ def widths(tensor: str, shape: Sequence[int | str]) -> Numbers:
     return out
 
 
+def size(tensor: str, shape: Sequence[int | str]) -> Numbers:
+    """What ``Size`` returns, read from all axes."""
+    dims = [d for d in shape if isinstance(d, int)]
+    value = math.prod(dims) if len(dims) == len(shape) else None
+    return _scalar(Number(value, frozenset((tensor, axis) for axis in range(len(shape)))))
+
+
 def known(values: Numbers | None) -> NDArray[Any] | None:
     """The plain values, or ``None`` if any is unknown."""
     if values is None or not all(n.known for n in values.ravel()):
@@ -102,11 +109,20 @@ class Call(NamedTuple):
 Evaluator = Callable[[Call], Numbers | None]
 
 
+def _literal(call: Call) -> Numbers | None:
+    """A Constant that holds its numbers in an attribute of their own, not in a tensor."""
+    names = ("value_int", "value_ints", "value_float", "value_floats")
+    found = next((value for name in names if (value := call.attribute(name, None)) is not None), None)
+    return None if found is None else numbers(np.asarray(found))
+
+
 def _cast(call: Call) -> Numbers | None:
     floating = call.attribute("to", 0) in (1, 10, 11, 16)
     data = call.inputs[0]
     if data is None:
         return None
+    if not floating and not any(isinstance(n.value, float) for n in data.ravel()):
+        return data  # whole numbers stay what they are, symbolic ones included
     return _arithmetic(float if floating else int)(data)
 
 
@@ -204,6 +220,7 @@ def _lifted(function: Callable[..., Any]) -> Evaluator:
 
 
 EVALUATORS: dict[str, Evaluator] = {
+    "Constant": _literal,
     "Identity": lambda call: call.inputs[0],
     "Cast": _cast,
     "Gather": _gather,

@@ -15,11 +15,12 @@ import numpy as np
 
 from onnxprune import surgery
 from onnxprune.allocation import Budget, allocate, auto_align
-from onnxprune.analysis import Analysis, Model, Protection
+from onnxprune.analysis import Analysis, Model
 from onnxprune.closure import Mask
 from onnxprune.cost import Cost, CostModel
 from onnxprune.criteria import Ranking, rank
 from onnxprune.errors import RefusedError, UsageError
+from onnxprune.pins import Protection
 from onnxprune.record import Record
 
 FORMAT = "onnxprune-plan"
@@ -55,7 +56,13 @@ class Recipe:
 
     @property
     def protection(self) -> Protection:
-        """What stays whole."""
+        """What stays whole.
+
+        Raises:
+            UsageError: a name is empty.
+        """
+        if not all(self.protect):
+            raise UsageError("A name to protect is empty. Name a node or a tensor.")
         return Protection(tuple(self.protect), self.protect_first, self.protect_last)
 
     @property
@@ -67,6 +74,8 @@ class Recipe:
         """
         if self.align != "auto" and not isinstance(self.align, int):
             raise UsageError(f"align must be a whole number or 'auto', not {self.align!r}.")
+        if self.seed < 0:
+            raise UsageError(f"seed must be at least 0, not {self.seed!r}.")
         align = auto_align() if self.align == "auto" else int(self.align)
         return Budget(self.ratio, self.params, self.macs, align, self.min_keep)
 
@@ -94,6 +103,12 @@ class Plan:
         """Whether the plan removes nothing."""
         return not self.keep
 
+    @property
+    def protection(self) -> Protection:
+        """What was to stay whole; it takes part in which axes belong together."""
+        names = self.recipe.get("protect", ())
+        return Protection(tuple(names), bool(self.recipe.get("protect_first")), bool(self.recipe.get("protect_last")))
+
     def dumps(self) -> str:
         """The plan as JSON text; the same plan is the same text."""
         document = {"format": FORMAT, "version": VERSION, **asdict(self)}
@@ -108,21 +123,53 @@ class Plan:
             RefusedError: the text is not a plan of a version that we know.
         """
         try:
-            document = json.loads(text)
-            if document["format"] != FORMAT or document["version"] != VERSION:
+            document = json.loads(text, object_pairs_hook=_unrepeated)
+            if document["format"] != FORMAT or type(document["version"]) is not int or document["version"] != VERSION:
                 raise RefusedError(f"{name!r} is not a plan of format {FORMAT!r}, version {VERSION}.")
-            keep = {n: {int(a): _indices(k) for a, k in axes.items()} for n, axes in document["keep"].items()}
-            parts = {key: document[key] for key in ("source", "recipe", "groups", "cost")}
-            str(parts["source"]["sha256"])
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise RefusedError(f"{name!r} is not a plan: {type(error).__name__}: {error}.") from error
+            parts = {key: _typed(document[key], kind, key) for key, kind in PARTS.items()}
+            keep = {n: {_axis(a): _indices(k) for a, k in axes.items()} for n, axes in parts.pop("keep").items()}
+            _typed(parts["source"]["sha256"], str, "sha256")
+            _check_recipe(parts["recipe"])
+        except KeyError as error:
+            raise RefusedError(f"{name!r} is not a plan: it has no {error}.") from error
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise RefusedError(f"{name!r} is not a plan: {error}.") from error
         return cls(keep=keep, **parts)
 
 
+PARTS: dict[str, type] = {"source": dict, "recipe": dict, "keep": dict, "groups": list, "cost": dict}
+
+
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("an object names one thing twice")
+    return found
+
+
+def _typed(value: Any, kind: type, name: str) -> Any:
+    if type(value) is not kind:
+        raise TypeError(f"{name!r} is {type(value).__name__}, not {kind.__name__}")
+    return value
+
+
+def _axis(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and text == str(int(text))):
+        raise ValueError(f"{text!r} is no axis")
+    return int(text)
+
+
 def _indices(values: Any) -> list[int]:
-    if not all(type(value) is int for value in values):
-        raise TypeError("kept indices must be whole numbers")
-    return list(values)
+    return [_typed(value, int, "a kept index") for value in _typed(values, list, "keep")]
+
+
+def _check_recipe(recipe: Mapping[str, Any]) -> None:
+    """What applying a plan reads of its recipe."""
+    for pattern in _typed(recipe.get("protect", []), list, "protect"):
+        _typed(pattern, str, "protect")
+    for shape in _typed(recipe.get("input_shapes", {}), dict, "input_shapes").values():
+        if any(_typed(size, int, "a size") < 1 for size in _typed(shape, list, "input_shapes")):
+            raise ValueError("an input shape has sizes that are not positive")
 
 
 @dataclass(frozen=True)
@@ -176,16 +223,27 @@ def _group(analysis: Analysis, ranking: Ranking, removed: Mask, group: int) -> d
     return found
 
 
+def check_source(plan: Plan, record: Record) -> None:
+    """Refuse a plan that was made for another model.
+
+    Raises:
+        RefusedError: it was.
+    """
+    planned, found = str(plan.source["sha256"]), record.sha256
+    if planned != found:
+        raise RefusedError(
+            f"The plan was made for another model (sha256 {planned[:12]}…, not {found[:12]}…)."
+            " Make a plan for this one."
+        )
+
+
 def removed_by(plan: Plan, analysis: Analysis) -> Mask:
     """The units that a plan removes from a model.
 
     Raises:
         RefusedError: the plan belongs to another model, or would take a part of a unit, or of what may not be cut.
     """
-    record = analysis.graph.record
-    planned, found = str(plan.source["sha256"]), record.sha256
-    if planned != found:
-        raise RefusedError(f"The plan was made for another model (sha256 {planned[:12]}…, not {found[:12]}…).")
+    check_source(plan, analysis.graph.record)
     slices = dict(analysis.slices())
     removed = np.zeros(analysis.units, dtype=bool)
     for axis, kept in _entries(plan, analysis):

@@ -19,10 +19,13 @@ ROWS = 12  # of a long list, before "and more"
 
 def clean(name: str, longest: int = LONGEST_NAME) -> Text:
     """A name from a model, without control characters or markup, cut to a readable length in its middle."""
-    plain = "".join(c if c.isprintable() else "?" for c in name)
-    if len(plain) > longest:
-        plain = f"{plain[: longest // 2 - 1]}…{plain[-(longest // 2) :]}"
-    return Text(plain)
+    if len(name) > longest:
+        name = f"{name[: longest // 2 - 1]}…{name[-(longest // 2) :]}"
+    return Text("".join(c if c.isprintable() else "?" for c in name))
+
+
+def _shape(dims: Iterable[int | str]) -> str:
+    return "x".join(clean(str(dim), 20).plain for dim in dims)
 
 
 def axis_text(axis: Axis) -> str:
@@ -99,7 +102,7 @@ def applied(console: Console, result: Applied) -> None:
             style="green" if result.verified else "red",
         )
     if result.note:
-        console.print(Text(result.note), style="yellow")
+        console.print(clean(result.note, 400), style="yellow")
     if result.out:
         console.print(Text.assemble("Wrote ", clean(result.out, 200)))
 
@@ -118,7 +121,7 @@ def verified(console: Console, result: Verified) -> None:
     """Output by output, provider by provider."""
     table = _table("provider", "output", "max error", "of range", "allowed", "", right=(2, 3, 4))
     for provider, c in ((p, c) for p, found in result.proof.items() for c in found):
-        word = Text("equal", "green") if c else Text(f"DIFFERS {c.problem}", "red")
+        word = Text("equal", "green") if c else Text(f"DIFFERS {clean(c.problem, 200)}", "red")
         table.add_row(provider, clean(c.output, 24), f"{c.max_abs:.3g}", f"{c.relative:.1e}", f"{c.tolerance:g}", word)
     console.print(table)
 
@@ -131,7 +134,7 @@ def inspection(console: Console, result: Inspection) -> None:
     console.print(clean(f"{model['nodes']} nodes, opset {opsets}, written by {model['producer'] or 'unknown'}", 200))
     for word, values in (("input", model["inputs"]), ("output", model["outputs"])):
         for name, shape in list(values.items())[:ROWS]:
-            console.print(Text.assemble(f"  {word} ", clean(name), f" {'x'.join(map(str, shape))}"))
+            console.print(Text.assemble(f"  {word} ", clean(name), f" {_shape(shape)}"))
     console.print()
     table = _table("", "as it is", "every group at 1 unit", "kept", right=(1, 2, 3))
     for label, name in (("parameters", "params"), ("MACs", "macs"), ("bytes", "bytes")):
@@ -178,7 +181,7 @@ def staying(console: Console, reasons: Sequence[tuple[str, int, int]]) -> None:
 def explanations(console: Console, found: Sequence[Explanation]) -> None:
     """Axis by axis: its group, or the chain of facts that pins it."""
     for e in found:
-        console.print(Text(f"{axis_text(e.axis)}, size {e.size}: {_verdict(e)}"))
+        console.print(Text(f"{axis_text(e.axis)}, size {_shape([e.size])}: {_verdict(e)}"))
         steps(console, e.chain)
         if e.pinned and e.chain:
             console.print(Text(f"    {axis_text(e.chain[-1].to)} stays: {clean(e.why, 200).plain}"))
@@ -187,7 +190,7 @@ def explanations(console: Console, found: Sequence[Explanation]) -> None:
 def _verdict(e: Explanation) -> str:
     groups = f"in group {', '.join(map(str, e.groups[:8]))}" if e.groups else ""
     if not e.pinned:
-        return f"may be cut, {groups}" if groups else f"stays: {e.why}"
+        return f"may be cut, {groups}" if groups else f"stays: {clean(e.why, 200).plain}"
     count = "stays" if not groups else f"{e.pinned} indices stay, the others are {groups}"
     return f"{count}: {clean(e.why, 200).plain}" if not e.chain else f"{count}, because"
 

@@ -7,55 +7,38 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnxprune import wire
+from onnxprune import files, wire
 from onnxprune.errors import FileError, RefusedError, UsageError
-from onnxprune.record import BITS, Array, Record, is_external, nbytes
+from onnxprune.record import LARGEST_FILE, Array, Record
 from onnxprune.surgery import Draft
+from onnxprune.tensors import BITS, is_external, nbytes
 
-LARGEST_FILE = (1 << 31) - 1  # what a protobuf message may hold
+UNSAFE = r"[^\w.-]"  # in the name of a data file, which the model's text repeats
+LONGEST_STEM = 40
 Chunk = bytes | memoryview
 
 
 def check_target(record: Record, target: Path, *, in_place: bool = False) -> None:
-    """Refuse a target that is the source, a directory, or cannot be written.
+    """Refuse a target that is the source or its data, is no regular file, or cannot be written.
 
     Raises:
-        UsageError: it is the source, and ``in_place`` is not set.
+        UsageError: it is the source, and ``in_place`` is not set, or it is the source's data.
         FileError: it cannot be written.
     """
-    if record.path is not None and target.exists() and target.samefile(record.path) and not in_place:
+    files.check_place(target)
+    if record.path is not None and files.same_file(target, record.path) and not in_place:
         raise UsageError(f"The output {str(target)!r} is the input. Choose another, or pass --in-place.")
-    if target.is_dir():
-        raise FileError(f"Cannot write {str(target)!r}: it is a directory.")
-    if not target.parent.is_dir():
-        raise FileError(f"Cannot write {str(target)!r}: {str(target.parent)!r} is not a directory.")
-    if not os.access(target.parent, os.W_OK):
-        raise FileError(f"Cannot write {str(target)!r}: no permission.")
-
-
-@contextmanager
-def workspace(target: Path) -> Iterator[Path]:
-    """A directory beside the target, gone at the end whatever happens.
-
-    Raises:
-        FileError: the disk is full, or may not be written.
-    """
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{target.name[:64]}-", dir=target.parent) as folder:
-            yield Path(folder)
-    except OSError as error:
-        raise FileError(f"Cannot write {str(target)!r}: {error.strerror or error}.") from error
+    if any(files.same_file(target, data) for data in record.data_files.values()):
+        raise UsageError(f"The output {str(target)!r} holds the input's external data. Choose another.")
 
 
 def write(draft: Draft, folder: Path, name: str) -> Path:
@@ -64,6 +47,7 @@ def write(draft: Draft, folder: Path, name: str) -> Path:
     Raises:
         RefusedError: the model would exceed what one file may hold.
     """
+    folder.mkdir(exist_ok=True)
     path = folder / name
     externals = [t for t in draft.proto.graph.initializer if is_external(t)]
     if externals:
@@ -71,25 +55,26 @@ def write(draft: Draft, folder: Path, name: str) -> Path:
     with path.open("wb") as file:
         for chunk in _chunks(draft):
             file.write(chunk)
-        _sync(file)
+        files.sync(file)
     return path
 
 
 def copy(record: Record, folder: Path, name: str) -> Path:
     """Write a record as it came, byte for byte."""
+    folder.mkdir(exist_ok=True)
     path = folder / name
     with path.open("wb") as file:
         file.write(record.buffer)
-        _sync(file)
-    for data in record.data_files:
-        place = folder / _relative(record, data)
+        files.sync(file)
+    for location, data in record.data_files.items():
+        place = folder / location
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(data, place)
     return path
 
 
 def publish(staged: Path, target: Path) -> None:
-    """Move a staged model into place: its data first, the model last.
+    """Move a staged model into place: what else lies in its directory first, the model last.
 
     Raises:
         FileError: a data file of this name exists already and differs.
@@ -97,22 +82,13 @@ def publish(staged: Path, target: Path) -> None:
     folder = staged.parent
     for data in sorted(p for p in folder.rglob("*") if p.is_file() and p != staged):
         place = target.parent / data.relative_to(folder)
-        if place.exists() and _digest(place) != _digest(data):
-            raise FileError(f"Cannot write {str(place)!r}: another file of that name is there.")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(data, place)
+        if not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(data, place)
+        elif _digest(place) != _digest(data):
+            raise FileError(f"Cannot write {str(place)!r}: another file of that name is there. Move it away first.")
     os.replace(staged, target)
-    _sync_folder(target.parent)
-
-
-def write_bytes(target: Path, data: bytes) -> None:
-    """Write a small file atomically."""
-    with workspace(target) as folder:
-        staged = folder / "staged"
-        with staged.open("wb") as file:
-            file.write(data)
-            _sync(file)
-        os.replace(staged, target)
+    files.sync_folder(target.parent)
 
 
 def _chunks(draft: Draft) -> Iterator[Chunk]:
@@ -160,7 +136,7 @@ def _data(draft: Draft, tensor: onnx.TensorProto) -> Chunk:
 def _bytes(array: Array, data_type: int) -> Chunk:
     if BITS.get(data_type, 8) < 8:
         return numpy_helper.from_array(array).raw_data
-    return np.ascontiguousarray(array).tobytes()
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def _write_external(draft: Draft, tensors: list[onnx.TensorProto], folder: Path, stem: str) -> None:
@@ -176,18 +152,13 @@ def _write_external(draft: Draft, tensors: list[onnx.TensorProto], folder: Path,
             digest.update(data)
             places.append((tensor, offset, len(data)))
             offset += len(data)
-        _sync(file)
-    name = f"{stem}-{digest.hexdigest()[:16]}.data"
+        files.sync(file)
+    name = f"{re.sub(UNSAFE, '_', stem)[:LONGEST_STEM]}-{digest.hexdigest()[:16]}.data"
     staged.rename(folder / name)
     for tensor, start, length in places:
         del tensor.external_data[:]
         for key, value in (("location", name), ("offset", start), ("length", length)):
             tensor.external_data.add(key=key, value=str(value))
-
-
-def _relative(record: Record, data: Path) -> Path:
-    homes = [] if record.path is None else [record.path.parent.resolve(), record.path.resolve().parent]
-    return next((data.relative_to(home) for home in homes if data.is_relative_to(home)), Path(data.name))
 
 
 def _digest(path: Path) -> str:
@@ -196,16 +167,3 @@ def _digest(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _sync(file: IO[bytes]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

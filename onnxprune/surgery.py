@@ -24,7 +24,9 @@ from onnxprune.integers import Axis, Numbers
 from onnxprune.record import Array, Record
 from onnxprune.rewire import Rewiring, fixed_elements
 
-NO_END = np.iinfo(np.int64).max
+NO_END = np.iinfo(np.int32).max  # of the narrower type that a Slice's bounds may have
+WHOLE_AXIS = ((Slot("starts", 1), 0), (Slot("ends", 2), NO_END), (Slot("steps", 4), 1))
+WHERE_SINCE = 9  # the opset
 Carrier = Count | Positions | Strided
 
 
@@ -151,31 +153,40 @@ class _Numbers:
         self.rewiring = Rewiring(self.draft.proto, carriers)
         for index, found in carriers.items():
             op = self.graph.ops[index]
-            counts: dict[Slot, list[Count]] = defaultdict(list)
+            fresh: dict[Slot, dict[int | None, int]] = defaultdict(dict)
             for fact in found:
                 if isinstance(fact, Count):
-                    counts[fact.slot].append(fact)
+                    fresh[fact.slot][fact.element] = int(self._kept(fact.axis)[fact.low : fact.high].sum())
                 elif isinstance(fact, Positions):
                     self._repoint(op, fact)
                 else:
-                    self._gather_instead(op, fact)
-            for slot, group in counts.items():
-                self._recount(op, slot, group)
+                    for slot, value in WHOLE_AXIS:
+                        fresh[slot][fact.element] = value
+                    self._pick(op, fact)
+            for slot, values in fresh.items():
+                self._recount(op, slot, values)
         self.rewiring.commit()
         _drop_unread(self.draft.proto.graph, self.replaced)
 
     def _carriers(self, op: Op) -> Iterator[Carrier]:
         for fact in self.analysis.facts[op.index]:
-            if (isinstance(fact, Count) and fact.axis in self.cut) or (
-                isinstance(fact, Positions | Strided) and fact.x in self.cut
-            ):
+            if isinstance(fact, Count):
+                if fact.axis in self.cut or self._moved(op, fact.slot):
+                    yield fact
+            elif isinstance(fact, Positions | Strided) and fact.x in self.cut:
                 yield fact
+
+    def _moved(self, op: Op, slot: Slot) -> bool:
+        """Whether a number is computed from the width of an axis that was cut."""
+        if slot.slot is None or not op.has(slot.slot) or self.graph.is_constant(op.ins[slot.slot]):
+            return False
+        numbers = self.graph.numbers.get(op.ins[slot.slot])
+        return numbers is not None and any(axis in self.cut for number in numbers.ravel() for axis in number.reads)
 
     def _kept(self, axis: Axis) -> Mask:
         return self.analysis.kept(axis, self.removed)
 
-    def _recount(self, op: Op, slot: Slot, counts: list[Count]) -> None:
-        fresh = {c.element: int(self._kept(c.axis)[c.low : c.high].sum()) for c in counts}
+    def _recount(self, op: Op, slot: Slot, fresh: dict[int | None, int]) -> None:
         if None in fresh:
             self.rewiring.set_attribute(op.index, slot.name, fresh[None])
             return
@@ -212,12 +223,20 @@ class _Numbers:
             values = np.array(required, dtype=self._dtype(op, slot.slot))
             self._read_instead(op, slot.slot, self._constant(f"{op.out}/{slot.name}", values))
             return
+        self.rewiring.set_input(op.index, slot.slot, self._merged(op, slot.slot, f"{op.out}/{slot.name}", required))
+
+    def _merged(self, op: Op, slot: int, stem: str, required: list[int | None]) -> str:
+        """What an input holds, but for the elements that are required."""
+        dtype, given, output = self._dtype(op, slot), op.ins[slot], self._fresh(f"{stem}/followed")
         mask, values = fixed_elements(required)
-        stem = f"{op.out}/{slot.name}"
-        inputs = [self._constant(f"{stem}/cut", mask), self._constant(f"{stem}/widths", values), op.ins[slot.slot]]
-        output = self._fresh(f"{stem}/followed")
-        self.rewiring.before(op.index, "Where", inputs, output)
-        self.rewiring.set_input(op.index, slot.slot, output)
+        widths = self._constant(f"{stem}/widths", values.astype(dtype))
+        if self.graph.opsets[""] >= WHERE_SINCE:
+            self.rewiring.before(op.index, "Where", [self._constant(f"{stem}/cut", mask), widths, given], output)
+            return output
+        others, kept = self._fresh(f"{stem}/others"), self._constant(f"{stem}/kept", (~mask).astype(dtype))
+        self.rewiring.before(op.index, "Add", [others, widths], output)  # what is inserted last comes first
+        self.rewiring.before(op.index, "Mul", [given, kept], others)
+        return output
 
     def _read_instead(self, op: Op, slot: int, constant: str) -> None:
         if op.has(slot) and self.graph.is_constant(op.ins[slot]):
@@ -232,12 +251,8 @@ class _Numbers:
         values = place[index].astype(self._dtype(op, slot))
         self._read_instead(op, slot, self._constant(f"{op.out}/{fact.slot.name}", values))
 
-    def _gather_instead(self, op: Op, fact: Strided) -> None:
-        """Let the Slice take the whole axis, and pick from it by position."""
-        for name, slot, value in (("starts", 1, 0), ("ends", 2, NO_END), ("steps", 4, 1)):
-            now = self._now(op, Slot(name, slot)) or []
-            now[fact.element] = value
-            self._write(op, Slot(name, slot), now)
+    def _pick(self, op: Op, fact: Strided) -> None:
+        """Behind a Slice that takes the whole axis now, pick from it by position."""
         place = np.cumsum(self._kept(fact.x)) - 1
         values = place[fact.picks[self._kept(fact.y)]].astype(np.int64)
         self.rewiring.after(op.index, "Gather", ["", self._constant(f"{op.out}/indices", values)], {"axis": fact.x[1]})

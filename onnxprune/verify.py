@@ -5,14 +5,14 @@ Every comparison has a tolerance that follows from the number type: what roundin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.errors import PruneError
+from onnxprune.errors import PruneError, UsageError
 from onnxprune.inputs import Feed
 from onnxprune.record import Array
 from onnxprune.runtime import Session
@@ -66,6 +66,7 @@ class _Sums:
     """Running sums of one output, from which its comparison follows."""
 
     output: str
+    compared: int = 0
     count: int = 0
     low: float = np.inf
     high: float = -np.inf
@@ -80,42 +81,57 @@ class _Sums:
     problem: str = ""
 
     def add(self, a: Any, b: Any) -> None:
-        if not isinstance(a, np.ndarray) or a.dtype.kind in "OUS":
-            self.mismatches += 0 if _same(a, b) else 1
+        """Compare the output of one run."""
+        first, second = list(_leaves(a)), list(_leaves(b))
+        if len(first) != len(second):
+            self.problem = f"one has {len(first)} parts, the other {len(second)}"
             return
+        for x, y in zip(first, second, strict=True):
+            self._add(x, y)
+
+    def _add(self, a: Array, b: Array) -> None:
         self.dtype = str(a.dtype)
+        self.compared += a.size
         if a.shape != b.shape or a.dtype != b.dtype:
             self.problem = f"shape or type differs: {a.dtype}{list(a.shape)} and {b.dtype}{list(b.shape)}"
         elif a.size == 0:
             return
-        elif a.dtype.kind in "biu":
+        elif a.dtype.kind in "OUS":
             self.mismatches += int((a != b).sum())
-            self._add_numbers(a.astype(np.float64), b.astype(np.float64))
-        elif not (np.isfinite(a.astype(np.float64)).all() and np.isfinite(b.astype(np.float64)).all()):
-            self.problem = "it holds NaN or infinite values, which prove nothing; give other inputs with --data"
         else:
-            self._add_numbers(a.astype(np.float64), b.astype(np.float64))
+            if a.dtype.kind in "biu":
+                self.mismatches += int((a != b).sum())
+            self._add_numbers(_real(a), _real(b))
 
     def see(self, value: Any) -> None:
         """Note the magnitude of the dense model's output."""
-        if isinstance(value, np.ndarray) and value.dtype.kind not in "OUSV" and value.size:
-            magnitude = float(np.abs(value.astype(np.float64)).max())
+        for array in (leaf for leaf in _leaves(value) if leaf.dtype.kind not in "OUS" and leaf.size):
+            magnitude = float(np.abs(_real(array)).max())
             self.largest = max(self.largest, magnitude if np.isfinite(magnitude) else 0.0)
 
     def _add_numbers(self, a: Array, b: Array) -> None:
-        difference = np.abs(a - b)
+        if not (np.isfinite(a).all() and np.isfinite(b).all()):
+            self.problem = "it holds NaN or infinite values, which prove nothing; give other inputs with --data"
+            return
+        with np.errstate(over="ignore", invalid="ignore"):
+            difference = np.abs(a - b)
+            self.total += float(difference.sum())
+            self.products += [(a * b).sum(), (a * a).sum(), (b * b).sum()]
         low, high, worst = float(a.min()), float(a.max()), float(difference.max())
         self.count += a.size
         self.low, self.high, self.worst = min(self.low, low), max(self.high, high), max(self.worst, worst)
-        self.total += float(difference.sum())
-        self.products += [(a * b).sum(), (a * a).sum(), (b * b).sum()]
         if a.ndim > 0 and a.shape[-1] > 1:
             same = a.argmax(axis=-1) == b.argmax(axis=-1)
             self.rows += same.size
             self.agreeing += int(same.sum())
 
     def comparison(self) -> Comparison:
+        """What the runs add up to."""
         problem = self.problem or (f"{self.mismatches} values differ" if self.mismatches else "")
+        if not (problem or self.compared):
+            problem = "it was empty in every run, which proves nothing; give other inputs with --data"
+        if not (problem or np.isfinite([self.total, *self.products]).all()):
+            problem = "its values are too large to compare"
         if problem or not self.count:
             return Comparison(self.output, self.dtype, equal=not problem, problem=problem, max_abs=self.worst)
         scale = self.high - self.low + FLAT * max(abs(self.low), abs(self.high), self.largest)
@@ -129,7 +145,7 @@ class _Sums:
             range=self.high - self.low,
             relative=relative,
             tolerance=TOLERANCE.get(self.dtype, 0.0),
-            cosine=float(ab / np.sqrt(aa * bb)) if aa and bb else float(aa == bb),
+            cosine=float(ab / (np.sqrt(aa) * np.sqrt(bb))) if aa and bb else float(aa == bb),
             agreement=self.agreeing / self.rows if self.rows else None,
             equal=relative <= TOLERANCE.get(self.dtype, 0.0),
         )
@@ -165,11 +181,24 @@ def compare(
 
 
 def accuracy(session: Session, feeds: Sequence[Feed], labels: Array) -> float:
-    """The fraction of rows whose largest entry of the first output is the label."""
-    found = np.concatenate([np.asarray(session.run(feed)[0]).argmax(axis=-1).ravel() for feed in feeds])
-    if found.shape != labels.shape:
-        raise PruneError(f"The first output gives {found.size} answers for {labels.size} labels.")
-    return float((found == labels).mean())
+    """The fraction of rows whose largest entry of the first output is the label.
+
+    Raises:
+        PruneError: the first output does not give one answer per row.
+        UsageError: a label is no index of its last axis.
+    """
+    scores = [np.atleast_1d(np.asarray(session.run(feed)[0])) for feed in feeds]
+    classes = min(score.shape[-1] for score in scores)
+    numbers = all(score.dtype.kind not in "OUS" for score in scores)
+    found = [score.argmax(axis=-1).ravel() for score in scores] if classes and numbers else [np.zeros(0)]
+    answers = np.concatenate(found)
+    if answers.shape != labels.shape:
+        raise PruneError(f"The first output gives {answers.size} answers for {labels.size} labels.")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise UsageError(
+            f"Labels run from {labels.min()} to {labels.max()}, but the first output has {classes} classes, from 0."
+        )
+    return float((answers == labels).mean())
 
 
 def failures(comparisons: Iterable[Comparison]) -> str:
@@ -186,7 +215,20 @@ def failures(comparisons: Iterable[Comparison]) -> str:
     )
 
 
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, np.ndarray):
-        return isinstance(b, np.ndarray) and a.shape == b.shape and bool((a == b).all())
-    return bool(a == b)
+def _leaves(value: Any) -> Iterator[Array]:
+    """The arrays of an output: itself, or a sequence's or a map's, keys included."""
+    if isinstance(value, Mapping):
+        yield np.array([str(key) for key in value])
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _leaves(item)
+    else:
+        yield np.asarray(value)
+
+
+def _real(array: Array) -> NDArray[np.float64]:
+    """Numbers of any type as float64, a complex one as two."""
+    if array.dtype.kind == "c":
+        return np.stack([array.real, array.imag], axis=-1).astype(np.float64)
+    return array.astype(np.float64)

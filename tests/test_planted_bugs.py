@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 import onnx
 import pytest
 
-from onnxprune import absorb, analysis, facts, surgery
+from onnxprune import absorb, analysis, facts, pins, surgery
 from onnxprune.closure import Closure
 from onnxprune.facts import Fact
 from onnxprune.graph import Op
@@ -83,7 +83,7 @@ def no_absorption(patch: pytest.MonkeyPatch) -> None:
 
 
 def widths_read_freely(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(analysis.Analysis, "_pin_read_widths", lambda self: None)
+    patch.setattr(pins, "read_widths", lambda *args: ())
 
 
 def stale_shapes(patch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from onnxprune.facts import Count, Fact, Pin, Positions, Slot, Strided, mapped, same, window
 from onnxprune.graph import Op
 from onnxprune.registry import RuleTable, Terms, rule_for
-from onnxprune.rules.layout import axes_of, in_place, normalized_axis, pin_all, unknown_axes
+from onnxprune.rules.layout import axes_of, given_at_run_time, in_place, normalized_axis, pin_all, unknown_axes
 
 RULES: RuleTable = {}
 
@@ -36,6 +36,9 @@ def split(op: Op) -> Iterator[Fact]:
     x, rank = op.ins[0], op.rank(op.ins[0])
     axis, start = normalized_axis(op, 0, rank), 0
     pieces = Slot("split", 1 if op.version >= 13 else None, instead_of="num_outputs")
+    if given_at_run_time(op, 1, "split"):
+        yield from pin_all(op, f"{op.label} cuts pieces whose size is known only at run time")
+        return
     for number, y in enumerate(op.outs):
         if y not in op.graph.shapes:
             yield Pin((x, axis), f"{op.label} has an output of unknown size")

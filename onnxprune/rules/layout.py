@@ -48,6 +48,11 @@ def unknown_axes(op: Op, slot: int, name: str = "axes") -> bool:
     return (op.attr(name) is not None or op.has(slot)) and op.ints(name, slot) is None
 
 
+def given_at_run_time(op: Op, slot: int, name: str) -> bool:
+    """Whether sizes are given of which nothing is known, so that they cannot follow a cut."""
+    return op.has(slot) and op.numbers(name, slot) is None
+
+
 def reshape(op: Op, x: str, y: str) -> Iterator[Fact]:
     """Both shapes split into the smallest runs of equal size; within a run, flat indices agree."""
     for number, (a, b) in enumerate(runs(op.shape(x), op.shape(y))):

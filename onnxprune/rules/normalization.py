@@ -22,7 +22,7 @@ def batch_normalization(op: Op) -> Iterator[Fact]:
         yield from pin_all(op, f"{op.label} is in training mode, or normalises every position")
         return
     yield from in_place(op, op.ins[0], op.out)
-    for parameter in op.ins[1:5]:
+    for parameter in op.ins[1:5] if op.rank(op.out) > 1 else ():  # a single axis is the batch, of one channel
         yield same(parameter, 0, op.out, 1)
     if op.attr("epsilon", 1e-5) <= 0:
         yield Pole((op.ins[4], 0))

@@ -53,7 +53,6 @@ MOVES_ZERO = (
     "Cos",
     "Cosh",
     "Acos",
-    "Acosh",
     "Not",
     "IsNaN",
     "IsInf",
@@ -75,7 +74,7 @@ def unary(op: Op) -> Iterator[Fact]:
     yield from in_place(op, op.ins[0], op.out)
 
 
-@rule_for(RULES, "Log", "Reciprocal")
+@rule_for(RULES, "Log", "Reciprocal", "Acosh")
 def singular(op: Op) -> Iterator[Fact]:
     """As any unary operator, but not finite at zero."""
     yield from in_place(op, op.ins[0], op.out)
@@ -97,12 +96,17 @@ def clip(op: Op) -> Iterator[Fact]:
     yield from in_place(op, op.ins[0], op.out)
 
 
-@rule_for(RULES, "Dropout", zero=FIRST)
+def _dropout_zero(op: Op) -> Terms | None:
+    mask_is_read = any(y in op.graph.consumers for y in op.outs[1:])  # it is one where the data is zero
+    return None if mask_is_read else FIRST
+
+
+@rule_for(RULES, "Dropout", zero=_dropout_zero)
 def dropout(op: Op) -> Iterator[Fact]:
     """At inference, the identity; its mask has the same axes."""
     training = op.numbers("training_mode", 2)
     if op.has(2) and training not in ([0], [False]):
-        yield from pin_all(op, "Dropout may be in training mode")
+        yield from pin_all(op, f"{op.label} may be in training mode")
         return
     for y in op.outs:
         if y in op.graph.shapes:
@@ -128,16 +132,21 @@ def quotient(op: Op) -> Iterator[Fact]:
         yield Pole((op.ins[1], axis))
 
 
-def _power_zero(op: Op) -> Terms | None:
+def _positive_exponent(op: Op) -> bool:
     exponent = op.graph.constant(op.ins[1])
-    return FIRST if exponent is not None and exponent.size and bool((exponent > 0).all()) else None
+    return exponent is not None and bool((exponent > 0).all())
+
+
+def _power_zero(op: Op) -> Terms | None:
+    """An exponent with axes of its own may be cut, hence zero; and zero to the power of zero is one."""
+    return FIRST if _positive_exponent(op) and op.graph.elements(op.ins[1]) == 1 else None
 
 
 @rule_for(RULES, "Pow", zero=_power_zero)
 def power(op: Op) -> Iterator[Fact]:
     """Zero to a positive power is zero; to any other it is not, or is not finite."""
     yield from broadcasting(op)
-    if _power_zero(op) is None:
+    if not _positive_exponent(op):
         for axis in range(op.rank(op.ins[0])):
             yield Pole((op.ins[0], axis))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxprune.facts import Fact, Pin, Sum, same
+from onnxprune.facts import Fact, Pin, Pole, Sum, same
 from onnxprune.graph import Op
 from onnxprune.registry import RuleTable, rule_for
 from onnxprune.rules.layout import axes_of, in_place, normalized_axis, pin_all, unknown_axes
@@ -27,6 +27,8 @@ def reduce(op: Op) -> Iterator[Fact]:
     if not reduced:
         reduced = [] if op.attr("noop_with_empty_axes", 0) else list(range(rank))
     yield from _kept(op, x, rank, reduced)
+    if op.kind == "ReduceLogSum":
+        yield from (Pole((x, axis)) for axis in range(rank) if axis not in reduced)
     for axis in reduced:
         if op.kind in SUMS:
             yield Sum((x, axis))

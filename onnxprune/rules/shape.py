@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
-from onnxprune.facts import Count, Fact, Free, Product, Slot, same, tile
+from onnxprune.facts import Count, Fact, Free, Pin, Product, Slot, Tie, same, tile
 from onnxprune.graph import Op
 from onnxprune.registry import ALWAYS, RuleTable, Terms, rule_for
-from onnxprune.rules.layout import axes_of, normalized_axis, pin_all, reshape, unknown_axes
+from onnxprune.rules.layout import (
+    axes_of,
+    broadcast,
+    given_at_run_time,
+    normalized_axis,
+    pin_all,
+    reshape,
+    unknown_axes,
+)
 
 RULES: RuleTable = {}
 
@@ -19,7 +27,10 @@ SHAPE = Slot("shape", 1)
 def constant(op: Op) -> Iterator[Fact]:
     """A weight, or a number; who uses it says which."""
     for axis in range(op.rank(op.out)):
-        yield Free((op.out, axis))
+        if op.graph.is_constant(op.out):
+            yield Free((op.out, axis))
+        else:
+            yield Pin((op.out, axis), f"{op.label} does not keep its values in a plain tensor")
 
 
 @rule_for(RULES, "Shape", "Size")
@@ -29,19 +40,25 @@ def sizes(op: Op) -> Iterator[Fact]:
         yield Free((op.ins[0], axis))
 
 
-def sizes_of(op: Op, slot: Slot) -> Iterator[Fact]:
+def sizes_of(op: Op, slot: Slot, follow_by_themselves: Collection[int] = ()) -> Iterator[Fact]:
     """Element i of the node's shape number is the size of the output's axis i."""
     wanted = op.numbers(slot.name, slot.slot or 0) or []
     for axis, size in enumerate(op.shape(op.out)):
-        if isinstance(size, int) and size > 1 and axis < len(wanted) and wanted[axis] not in (-1, 0, 1):
+        if isinstance(size, int) and size > 1 and axis < len(wanted) and axis not in follow_by_themselves:
             yield Count(slot, axis, (op.out, axis), 0, size)
 
 
 @rule_for(RULES, "Reshape", zero=KEEPS_ZERO, sizes=(1,))
 def reshaped(op: Op) -> Iterator[Fact]:
-    """Runs of axes of equal size; the target's sizes follow the output's axes."""
-    yield from reshape(op, op.ins[0], op.out)
-    yield from sizes_of(op, SHAPE)
+    """Runs of axes of equal size; the target's sizes follow the output's axes, -1 and a copying 0 by themselves."""
+    if given_at_run_time(op, 1, "shape"):
+        yield from pin_all(op, f"{op.label} takes a shape that is not known before running")
+        return
+    stated = list(reshape(op, op.ins[0], op.out))
+    yield from stated
+    wanted = op.numbers("shape", 1) or []
+    in_place = {fact.y[1] for fact in stated if isinstance(fact, Tie) and fact.x[1] == fact.y[1]}
+    yield from sizes_of(op, SHAPE, {a for a, n in enumerate(wanted) if n == -1 or (n == 0 and a in in_place)})
 
 
 @rule_for(RULES, "Flatten", zero=KEEPS_ZERO)
@@ -91,10 +108,10 @@ def transpose(op: Op) -> Iterator[Fact]:
 def expand(op: Op) -> Iterator[Fact]:
     """The input is stretched to a shape; a stretched axis belongs to y alone."""
     x, y = op.ins[0], op.out
-    shift = op.rank(y) - op.rank(x)
-    for axis, size in enumerate(op.shape(x)):
-        if size != 1:
-            yield same(x, axis, y, axis + shift)
+    if given_at_run_time(op, 1, "shape"):
+        yield from pin_all(op, f"{op.label} takes a shape that is not known before running")
+        return
+    yield from broadcast(op, x, y)
     wanted = op.numbers("shape", 1) or []
     shift = op.rank(y) - len(wanted)
     for element, value in enumerate(wanted):
@@ -122,6 +139,9 @@ def _filled_with_zero(op: Op) -> Terms | None:
 @rule_for(RULES, "ConstantOfShape", zero=_filled_with_zero, sizes=(0,))
 def constant_of_shape(op: Op) -> Iterator[Fact]:
     """The output has the given shape."""
+    if given_at_run_time(op, 0, "shape"):
+        yield from pin_all(op, f"{op.label} takes a shape that is not known before running")
+        return
     for axis in range(op.rank(op.out)):
         yield Free((op.out, axis))
     yield from sizes_of(op, Slot("shape", 0))

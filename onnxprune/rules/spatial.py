@@ -9,7 +9,7 @@ import numpy as np
 from onnxprune.facts import Count, Fact, Slot, mapped, same, tile
 from onnxprune.graph import Op
 from onnxprune.registry import RuleTable, rule_for
-from onnxprune.rules.layout import pin_all
+from onnxprune.rules.layout import given_at_run_time, pin_all
 
 RULES: RuleTable = {}
 
@@ -26,6 +26,9 @@ def resize(op: Op) -> Iterator[Fact]:
     x, y, rank = op.ins[0], op.out, op.rank(op.ins[0])
     if op.attr("coordinate_transformation_mode", "") == "tf_crop_and_resize":
         yield from pin_all(op, f"{op.label} crops by a region given at run time")
+        return
+    if given_at_run_time(op, 3, "sizes"):
+        yield from pin_all(op, f"{op.label} takes sizes that are not known before running")
         return
     axes = [axis % rank for axis in op.attr("axes") or range(rank)]
     for axis in set(range(rank)) - set(axes):

@@ -1,0 +1,131 @@
+"""What a model is run on, and where: the user's data or seeded inputs, checked before any work is done."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from onnxprune import inputs, runtime
+from onnxprune.analysis import Model
+from onnxprune.errors import PruneError, RefusedError, UsageError
+from onnxprune.graph import Graph
+from onnxprune.inputs import Data, Feed, Shapes
+from onnxprune.record import Array
+from onnxprune.runtime import ExecutionError, Session
+from onnxprune.tensors import KNOWN_TYPES
+
+TOO_NEW = ("under development", "Unsupported model IR version")  # how ONNX Runtime says that it is older than the model
+
+
+@dataclass
+class Evidence:
+    """What the user gave.
+
+    Attributes:
+        data: the user's inputs (see `onnxprune.inputs.load_data`).
+        labels: one whole number per row of the data.
+        input_shapes: for inputs whose shape is open.
+        providers: execution providers by name; the first also measures fidelity and latency.
+        seed: of generated inputs.
+    """
+
+    data: Data | None = None
+    labels: str | os.PathLike[str] | Array | None = None
+    input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    providers: Sequence[str] = ("cpu",)
+    seed: int = 0
+
+
+class Bench:
+    """A model and what it is run on, loaded and checked.
+
+    Args:
+        model: the model.
+        evidence: what the user gave.
+        dense: the model's file.
+
+    Raises:
+        UsageError: the data, the labels or the shapes do not fit the model.
+        RefusedError: the model does not run.
+        ProviderError: a provider is missing.
+        PruneError: the model asks for more than this machine has, or is too new for its ONNX Runtime.
+    """
+
+    def __init__(self, model: Model, evidence: Evidence, dense: Path) -> None:
+        for name in evidence.providers:
+            runtime.provider(name)
+        inputs.check_tensors(model.graph)
+        check_memory(model.graph)
+        self.model, self.evidence = model, evidence
+        self.feeds = inputs.load_data(model.graph, evidence.data) if evidence.data is not None else []
+        if evidence.labels is not None and not self.feeds:
+            raise UsageError("Labels need data: give both.")
+        self.labels = None if evidence.labels is None else inputs.read_labels(evidence.labels, rows(self.feeds))
+        self.session = self._load(dense)
+        run = partial(attempt, self.session)
+        self.shapes: Shapes = inputs.bind(model.graph, evidence.input_shapes, self.feeds, run)
+        self.seeded = inputs.seeded(model.graph, self.shapes, evidence.seed, run, doubtful=not self.feeds)
+        try:
+            self.session.run(self.feeds[0] if self.feeds else self.one_row())
+        except ExecutionError as error:
+            raise RefusedError(f"The input model does not run: {error}") from error
+
+    def _load(self, dense: Path) -> Session:
+        try:
+            return Session(dense, self.evidence.providers[0])
+        except ExecutionError as error:
+            if not any(words in str(error) for words in TOO_NEW):
+                raise RefusedError(f"The input model does not load: {error}") from error
+            record = self.model.record
+            raise PruneError(
+                f"ONNX Runtime {runtime.version()} cannot execute {record.name!r} (IR {record.proto.ir_version},"
+                f" opset {self.model.graph.opsets.get('', 0)}), so nothing can be proved. Install a newer onnxruntime."
+            ) from error
+
+    def one_row(self) -> Feed:
+        """A seeded feed of the bound shapes."""
+        return inputs.synthesise(self.model.graph, self.shapes, self.evidence.seed)
+
+    @property
+    def proof(self) -> list[Feed]:
+        """What removed and zeroed are compared on: seeded inputs, and a few of the user's."""
+        return [*self.seeded, *self.feeds[:2]]
+
+
+def check_memory(graph: Graph) -> None:
+    """A few bytes of a model can ask for more memory than there is, and no process survives that.
+
+    Raises:
+        PruneError: one of its tensors does not fit into this machine.
+    """
+    have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else math.inf
+    for name, shape in graph.shapes.items():
+        sizes = [dim for dim in shape if isinstance(dim, int)]
+        if len(sizes) == len(shape) and math.prod(sizes) * _width(graph, name) > have:
+            raise PruneError(f"Tensor {name!r} of shape {sizes} exceeds this machine's memory, {have / 2**30:.0f} GiB.")
+
+
+def _width(graph: Graph, name: str) -> int:
+    element = graph.types.get(name, 0)
+    return int(onnx.helper.tensor_dtype_to_np_dtype(element).itemsize) if element in KNOWN_TYPES else 1
+
+
+def rows(feeds: Sequence[Feed]) -> int:
+    """The rows of all feeds together."""
+    firsts = [next(iter(feed.values()), None) for feed in feeds]
+    return sum(0 if first is None or first.ndim == 0 else int(first.shape[0]) for first in firsts)
+
+
+def attempt(session: Session, feed: Feed) -> list[Any] | None:
+    """Run a model; ``None`` if it fails."""
+    try:
+        return session.run(feed)
+    except ExecutionError:
+        return None

@@ -1,0 +1,1 @@
+"""Measurements that are run by hand: ratios within one run, never seconds that a test asserts."""

@@ -1,0 +1,102 @@
+"""File to file against the floor: ``python -m tests.benchmarks.speed [FILE ...]``.
+
+For each file, in turns within one run: reading and writing its bytes, ``onnx.load`` + ``onnx.save``, and reading,
+analysing, scoring, cutting and writing it with onnxprune (half of every group). Without files, the nine networks of
+the onnx package with random weights. The best of several rounds is compared, as ratios; verification is not part of it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import onnx
+
+from onnxprune import saving, surgery
+from onnxprune.analysis import Analysis, Model
+from onnxprune.graph import Graph
+from onnxprune.plan import Recipe, decide
+from onnxprune.record import Record
+from tests.benchmarks import light
+
+ROUNDS = 5
+COLUMNS = ("model", "MB", "read+write", "load+save", "prune", "prune / load+save", "load", "analysis")
+
+
+def rewrite(path: Path, out: Path) -> None:
+    """The floor: the same bytes, read and written."""
+    out.write_bytes(path.read_bytes())
+
+
+def load_and_save(path: Path, out: Path) -> None:
+    """What any tool on the protobuf pays."""
+    onnx.save(onnx.load(path), out)
+
+
+def prune(path: Path, out: Path) -> None:
+    """Read, analyse, score, cut, write."""
+    model = Model(Record(path))
+    removed = decide(model, Recipe(ratio=0.5, align=1)).removed
+    saving.write(surgery.remove(model.analysis, removed), out.parent, out.name)
+
+
+def load(path: Path, out: Path) -> None:
+    """Parsing alone."""
+    onnx.load(path)
+
+
+def analyse(record: Record) -> Callable[[Path, Path], None]:
+    """Shapes, facts, closure, units and groups of a model that is read already."""
+
+    def run(path: Path, out: Path) -> None:
+        Analysis(Graph(record))
+
+    return run
+
+
+def measure(path: Path, folder: Path) -> dict[str, float]:
+    """The best of some rounds for each contestant, in seconds."""
+    contestants = {"read+write": rewrite, "load+save": load_and_save, "prune": prune, "load": load}
+    contestants["analysis"] = analyse(Record(path))
+    best = dict.fromkeys(contestants, float("inf"))
+    for _ in range(ROUNDS):
+        for name, run in contestants.items():
+            out = folder / f"{name.replace('+', '-')}.onnx"
+            out.unlink(missing_ok=True)
+            start = time.perf_counter()
+            run(path, out)
+            best[name] = min(best[name], time.perf_counter() - start)
+    return best
+
+
+def files(arguments: list[str], folder: Path) -> Iterator[Path]:
+    """The files named, or the networks of the onnx package."""
+    if arguments:
+        yield from map(Path, arguments)
+        return
+    for path in light.write_all(folder):
+        yield path
+        path.unlink()
+
+
+def main(arguments: list[str]) -> int:
+    """Print the table."""
+    print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        for path in files(arguments, folder):
+            best = measure(path, folder)
+            floor = best["read+write"]
+            cells = [path.stem, f"{path.stat().st_size / 1e6:.0f}", f"{floor * 1e3:.0f} ms"]
+            cells += [f"{best[n] / floor:.1f} ×" for n in ("load+save", "prune")]
+            cells += [f"{best['prune'] / best['load+save']:.2f}"]
+            cells += [f"{best[n] * 1e3:.0f} ms" for n in ("load", "analysis")]
+            print(f"| {' | '.join(cells)} |", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -22,13 +22,13 @@ OTHERS = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSum", 
 NO_PLAIN_SUM = "('y') reduces over it by something other than a plain sum"
 
 
-def pixels(op: str, opset: int, before: str = "r = Relu(h)") -> Case:
+def pixels(op: str, opset: int, before: str = "r = Abs(h)") -> Case:
     axes = "(r, axes)" if opset >= (13 if op == "ReduceSum" else 18) else "<axes = [2,3]> (r)"
     axes = axes.replace("<axes = [2,3]>", "<axes = [-2,-1]>") if opset == 11 else axes
     return Case(PIXELS.format(steps=f"{before}  z = {op} {axes}"), KEPT, opset=opset)
 
 
-def channels(op: str, opset: int, groups: dict[str, int], why: str | None, before: str = "r = Relu(h)") -> Case:
+def channels(op: str, opset: int, groups: dict[str, int], why: str | None, before: str = "r = Abs(h)") -> Case:
     axes = "(r, axes)" if opset >= (13 if op == "ReduceSum" else 18) else "<axes = [1]> (r)"
     return Case(CHANNELS.format(steps=f"{before}  y = {op} {axes}"), groups, why, opset)
 

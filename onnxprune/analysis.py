@@ -106,10 +106,11 @@ class Analysis:
                 self.heads.add(number(fact.axis))
             elif isinstance(fact, facts.Free | facts.Sum):
                 mentioned.add(fact.axis)
+        why = f"{op.label} needs it whole"
         for name in {*op.ins, *op.outs}:
             for axis in self._axes(name):
                 if axis not in mentioned:
-                    closure.pin(number(axis), f"{op.label} needs it whole")
+                    closure.pin(number(axis), why)
 
     def _knot(self, op: Op, product: facts.Product) -> Knot:
         factors = tuple(self.number(f) for f in product.factors)

@@ -154,12 +154,14 @@ def apply(
     model = Model(Record(source), wanted.protection)
     plans.check_source(wanted, model.record)
     target = _target(model.record, out, in_place=in_place)
-    removed = plans.removed_by(wanted, model.analysis)
+    with _blaming_plan():
+        removed = plans.removed_by(wanted, model.analysis)
+        planned = _planned_shapes(wanted, model)
     with _folder(target) as folder:
         if not removed.any():
             _untouched(model, wanted, target, folder)
             return Applied.nothing(str(target))
-        shapes = input_shapes or {} if data is not None else input_shapes or wanted.recipe.get("input_shapes", {})
+        shapes = input_shapes or ({} if data is not None else planned)
         bench = Bench(model, Evidence(data, None, shapes, providers), _file(model.record, folder / "dense"))
         cut, applied = _prove(bench, removed, folder, target, progress, keep_unverified=keep_unverified)
         saving.publish(cut, target)
@@ -184,16 +186,18 @@ def verify(
     """
     wanted = plan if plan is None or isinstance(plan, Plan) else read_plan(plan)
     model, other = Model(Record(reference), wanted.protection if wanted else Protection()), Model(Record(candidate))
+    shapes = input_shapes or {}
     if wanted is not None:
         plans.check_source(wanted, model.record)
+        with _blaming_plan():
+            removed = plans.removed_by(wanted, model.analysis)
+            shapes = shapes or ({} if data is not None else _planned_shapes(wanted, model))
     check_memory(other.graph)
     with _folder(None) as folder:
         first, second = _file(model.record, folder / "reference"), _file(other.record, folder / "candidate")
-        shapes = input_shapes or (wanted.recipe.get("input_shapes", {}) if wanted and data is None else {})
         bench = Bench(model, Evidence(data, None, shapes, providers, seed), first)
         if wanted is not None:
-            draft = surgery.zero(model.analysis, plans.removed_by(wanted, model.analysis))
-            first = saving.write(draft, folder / "zeroed", "zeroed.onnx")
+            first = saving.write(surgery.zero(model.analysis, removed), folder / "zeroed", "zeroed.onnx")
         found = {
             name: compare(Session(first, name), Session(second, name), [*bench.seeded, *bench.feeds])
             for name in providers
@@ -240,6 +244,21 @@ def read_plan(path: Target) -> Plan:
     except UnicodeDecodeError as error:
         raise RefusedError(f"{str(path)!r} is not a plan: it is no text.") from error
     return Plan.loads(text, str(path))
+
+
+@contextmanager
+def _blaming_plan() -> Iterator[None]:
+    """What is wrong with a name or a number that a plan gave is wrong with the plan."""
+    try:
+        yield
+    except UsageError as error:
+        raise RefusedError(f"The plan does not fit the model: {error}") from error
+
+
+def _planned_shapes(plan: Plan, model: Model) -> Mapping[str, Sequence[int]]:
+    shapes: dict[str, list[int]] = plan.recipe.get("input_shapes", {})
+    inputs.check_given(model.graph, shapes)
+    return shapes
 
 
 def _recipe(given: Mapping[str, Any]) -> Recipe:

@@ -8,9 +8,9 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, Field, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, get_type_hints
 
 import click
 from rich.console import Console
@@ -18,73 +18,29 @@ from rich.console import Console
 from onnxprune import api, files, render
 from onnxprune.errors import FileError, PruneError
 from onnxprune.inputs import parse_shape
+from onnxprune.options import (
+    BUDGET,
+    DATA,
+    IN_PLACE,
+    JSON,
+    KEEP_UNVERIFIED,
+    MODEL,
+    OUT,
+    PROVIDER,
+    SHAPE,
+    option_of,
+)
 from onnxprune.passes import Pass, find
 from onnxprune.registry import load
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 LONGEST_MESSAGE = 2000
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
 
 
-class _Numbered(click.ParamType):  # type: ignore[type-arg]
-    """A whole number, or ``auto``."""
-
-    name = "N|auto"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        if value == "auto" or isinstance(value, int):
-            return value if isinstance(value, int) else str(value)
-        try:
-            return int(value)
-        except ValueError:
-            self.fail(f"{value!r} is neither a whole number nor 'auto'.", param, ctx)
-
-
-def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    def add(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return add
-
-
-def _json_place(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    if value is not None and value != "-" and not value.endswith(".json"):
-        raise click.BadParameter(f"{value!r} does not end in '.json'.", ctx, param)
-    return value
-
-
-JSON = click.option(
-    "--json",
-    "json_to",
-    metavar="[FILE]",
-    callback=_json_place,
-    help="Print the result as JSON (to FILE.json if given).",
-)
-BUDGET = _options(
-    click.option("--ratio", type=float, help="Fraction of each group's units to remove."),
-    click.option("--params", type=float, help="Fraction of the model's parameters to keep."),
-    click.option("--macs", type=float, help="Fraction of the model's multiply-accumulates to keep."),
-    click.option("--criterion", default="l2", show_default=True, help="What units are scored by; see `criteria`."),
-    click.option("--align", type=_Numbered(), default="auto", show_default=True, help="Keep multiples of this width."),
-    click.option("--min-keep", type=int, default=1, show_default=True, help="Units that every group keeps."),
-    click.option("--protect", multiple=True, metavar="NAME", help="Node or tensor that stays whole; globs allowed."),
-    click.option("--protect-first", is_flag=True, help="Leave the first layers whole."),
-    click.option("--protect-last", is_flag=True, help="Leave the last layers whole."),
-    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random."),
-)
-SHAPE = click.option(
-    "--input-shape", "input_shapes", multiple=True, metavar="NAME:1x3x224x224", help="For inputs whose shape is open."
-)
-DATA = click.option("--data", metavar="PATH", help="Inputs: an .npz, an .npy, or a folder of them.")
-PROVIDER = click.option(
-    "--provider", "providers", multiple=True, default=("cpu",), show_default=True, help="cpu, cuda, …; repeatable."
-)
-OUT = click.option("-o", "--out", required=True, metavar="OUT", help="Where to write.")
-IN_PLACE = click.option("--in-place", is_flag=True, help="Allow OUT to be the input.")
-KEEP_UNVERIFIED = click.option("--keep-unverified", is_flag=True, help="Write even if the proof fails.")
-MODEL = click.argument("model")
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the command group."""
+        raise BrokenPipeError
 
 
 class _Verbs(click.Group):
@@ -96,6 +52,9 @@ class _Verbs(click.Group):
             sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
         try:
             return super().main(given, **extra)
+        except OSError as error:  # the help text met a full disk
+            click.echo(f"Error: {files.reason(error)}.", err=True)
+            sys.exit(FileError.exit_code)
         finally:
             _flush()
 
@@ -113,7 +72,8 @@ class _Verbs(click.Group):
         except MemoryError:
             _fail(ctx, "Out of memory.", PruneError.exit_code)
         except OSError as error:
-            _fail(ctx, f"{files.reason(error)}: {error.filename or ''}", FileError.exit_code)
+            where = f" at {error.filename!r}" if error.filename else ""
+            _fail(ctx, f"Cannot read or write{where}: {files.reason(error)}.", FileError.exit_code)
         except Exception as error:  # a fault of ours: still one line
             _fail(ctx, f"Internal error, please report it: {type(error).__name__}: {error}", PruneError.exit_code)
 
@@ -313,20 +273,9 @@ def _command_of(kind: type[Pass]) -> click.Command:
     command = click.command(kind.name, help=kind.__doc__, context_settings=CONTEXT)(call)
     hints = get_type_hints(kind)
     parameters = [click.Argument(["model"]), click.Option(["-o", "--out"], required=True, help="Where to write.")]
-    parameters += [_option_of(f, hints[f.name]) for f in fields(kind)]  # type: ignore[arg-type]
+    parameters += [option_of(f, hints[f.name]) for f in fields(kind)]  # type: ignore[arg-type]
     command.params = parameters
     return JSON(IN_PLACE(command))
-
-
-def _option_of(field: Field[Any], hint: Any) -> click.Option:
-    name = f"--{field.name.replace('_', '-')}"
-    default = None if field.default is MISSING else field.default
-    if hint is bool:
-        return click.Option([name], is_flag=True, default=default)
-    if hint == tuple[str, ...]:
-        return click.Option([name], multiple=True, default=default)
-    kinds: Mapping[Any, Any] = {int: int, str: str, float: float, float | None: float, int | None: int}
-    return click.Option([name], type=kinds.get(hint, _Numbered()), default=default, show_default=True)
 
 
 @main.command()
@@ -383,7 +332,7 @@ def _show(document: Any, json_to: str | None, draw: Callable[[Console], None]) -
         _write(json_to, _text(document))
     if sys.stdout is None:  # it was closed before we began
         return
-    console = Console(width=None if sys.stdout.isatty() else 80, safe_box=True, highlight=False)
+    console = _Console(width=None if sys.stdout.isatty() else 80, safe_box=True, highlight=False)
     draw(console)
 
 

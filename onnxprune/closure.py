@@ -77,8 +77,8 @@ class Closure:
         """Label all indices. Sets ``root_of``, ``offset``, ``labels`` and ``pinned``."""
         self.root_of = np.fromiter((self.root(i) for i in range(len(self.axes))), np.int64, len(self.axes))
         sizes = np.array(self.sizes, dtype=np.int64)
-        own = np.where(self.root_of == np.arange(len(sizes)), sizes, 0)
-        starts = np.concatenate([[0], np.cumsum(own)])
+        self._own = np.where(self.root_of == np.arange(len(sizes)), sizes, 0)
+        starts = np.concatenate([[0], np.cumsum(self._own)])
         self.offset = starts[:-1][self.root_of] if len(sizes) else starts
         self.space = int(starts[-1])
         self.labels = self._components()
@@ -94,14 +94,18 @@ class Closure:
 
     def spread(self) -> None:
         """Recompute ``pinned`` from the pins; a label with one pinned index is pinned."""
-        hit = np.zeros(self.space, dtype=bool)
+        whole = np.zeros(len(self.axes), dtype=bool)  # roots that no index of may go
+        some: list[NDArray[np.int64]] = []
         for number, reasons in self.reasons.items():
-            low = int(self.offset[number])
             for _, indices in reasons:
                 if indices is None:
-                    hit[low : low + self.sizes[number]] = True
+                    whole[self.root_of[number]] = True
                 else:
-                    hit[low + indices] = True
+                    some.append(self.offset[number] + indices)
+        roots = np.flatnonzero(self._own)
+        hit = np.repeat(whole[roots], self._own[roots])
+        for places in some:
+            hit[places] = True
         dead = np.zeros(int(self.labels.max()) + 1 if self.space else 0, dtype=bool)
         dead[self.labels[hit]] = True
         self.pinned: Mask = dead[self.labels] if self.space else hit

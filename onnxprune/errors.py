@@ -49,6 +49,6 @@ class FileError(PruneError):
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """An error for a name that is not in the table of its kind, with the nearest one that is."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return UsageError(f"No {kind} is called {name!r}.{hint} Known: {', '.join(names) or 'none'}.")

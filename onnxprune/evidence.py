@@ -21,6 +21,7 @@ from onnxprune.record import Array
 from onnxprune.runtime import ExecutionError, Session
 from onnxprune.tensors import KNOWN_TYPES
 
+LARGEST_VALUE = 4 << 30  # bytes
 TOO_NEW = ("under development", "Unsupported model IR version")  # how ONNX Runtime says that it is older than the model
 
 
@@ -103,13 +104,16 @@ def check_memory(graph: Graph) -> None:
     """A few bytes of a model can ask for more memory than there is, and no process survives that.
 
     Raises:
-        PruneError: one of its tensors does not fit into this machine.
+        PruneError: a value that the model computes is too large.
     """
-    have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else math.inf
     for name, shape in graph.shapes.items():
         sizes = [dim for dim in shape if isinstance(dim, int)]
-        if len(sizes) == len(shape) and math.prod(sizes) * _width(graph, name) > have:
-            raise PruneError(f"Tensor {name!r} of shape {sizes} exceeds this machine's memory, {have / 2**30:.0f} GiB.")
+        size = math.prod(sizes) * _width(graph, name) if len(sizes) == len(shape) else 0
+        if size > LARGEST_VALUE and not graph.is_constant(name):
+            raise PruneError(
+                f"Tensor {name!r} of shape {sizes} takes {size / 2**30:,.0f} GiB; a value that a model computes may"
+                f" take {LARGEST_VALUE / 2**30:.0f} GiB here (resource limit)."
+            )
 
 
 def _width(graph: Graph, name: str) -> int:

@@ -63,15 +63,14 @@ def load_data(graph: Graph, source: Data) -> list[Feed]:
         FileError: a file cannot be read.
         UsageError: an input is missing, empty, or of another type or shape than the model wants.
     """
+    groups: Iterator[tuple[str, Mapping[str, Array]]]
     if isinstance(source, str | os.PathLike):
-        groups = [_read(graph, path) for path in _files(Path(source))]
-    elif isinstance(source, Mapping):
-        groups = [dict(source)]
+        groups = ((repr(str(path)), _read(graph, path)) for path in _files(Path(source)))
     else:
-        groups = [dict(feed) for feed in source]
-    feeds = [feed for group in groups for feed in _batches(graph, group)]
+        groups = (("The data", group) for group in ([source] if isinstance(source, Mapping) else source))
+    feeds = [feed for where, group in groups for feed in _batches(graph, group, where)]
     if not feeds:
-        raise UsageError(f"No data in {source!r}: give .npz or .npy files.")
+        raise UsageError(f"There is no data in {str(source)!r}. Give .npz or .npy files.")
     return feeds
 
 
@@ -109,13 +108,13 @@ def _read(graph: Graph, path: Path) -> dict[str, Array]:
     return arrays
 
 
-def _batches(graph: Graph, arrays: Mapping[str, Array]) -> Iterator[Feed]:
+def _batches(graph: Graph, arrays: Mapping[str, Array], where: str) -> Iterator[Feed]:
     for value in graph.inputs:
         if value.name not in arrays:
-            raise UsageError(f"The data has no input {value.name!r}; it has {', '.join(sorted(arrays)) or 'nothing'}.")
+            raise UsageError(f"{where} has no input {value.name!r}; it has {', '.join(sorted(arrays)) or 'nothing'}.")
     feed = {value.name: _text(value, np.asarray(arrays[value.name])) for value in graph.inputs}
     for value in graph.inputs:
-        _check(graph, value, feed[value.name])
+        _check(graph, value, feed[value.name], where)
     size = _batch_size(graph, feed)
     if size is None:
         yield feed
@@ -147,12 +146,12 @@ def _text(value: onnx.ValueInfoProto, array: Array) -> Array:
     return array.astype(object) if wanted else array
 
 
-def _check(graph: Graph, value: onnx.ValueInfoProto, array: Array) -> None:
+def _check(graph: Graph, value: onnx.ValueInfoProto, array: Array, where: str) -> None:
     wanted = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
     if array.dtype != wanted:
-        raise UsageError(f"Data for {value.name!r} is {array.dtype}, the model wants {wanted}.")
+        raise UsageError(f"{where}: input {value.name!r} is {array.dtype}, the model wants {wanted}.")
     if array.size == 0:
-        raise UsageError(f"Data for {value.name!r} is empty.")
+        raise UsageError(f"{where}: input {value.name!r} is empty.")
     shape = graph.shapes.get(value.name)
     if shape is None:
         return
@@ -161,7 +160,9 @@ def _check(graph: Graph, value: onnx.ValueInfoProto, array: Array) -> None:
         for axis, (have, want) in enumerate(zip(array.shape, shape, strict=False))
     )
     if not fits:
-        raise UsageError(f"Data for {value.name!r} has shape {list(array.shape)}, the model wants {list(shape)}.")
+        raise UsageError(
+            f"{where}: input {value.name!r} is of shape {list(array.shape)}, the model wants {list(shape)}."
+        )
 
 
 def read_labels(source: str | os.PathLike[str] | Array, rows: int) -> Array:
@@ -195,7 +196,7 @@ def bind(
         UsageError: a given shape does not fit, or no likely size runs.
     """
     open_inputs = [v for v in graph.inputs if not all(isinstance(d, int) for d in graph.shapes.get(v.name, ("?",)))]
-    _check_given(graph, given)
+    check_given(graph, given)
     if all(v.name in given for v in open_inputs):
         return {name: tuple(shape) for name, shape in given.items()}
     if feeds:
@@ -210,7 +211,12 @@ def bind(
     )
 
 
-def _check_given(graph: Graph, given: Mapping[str, Sequence[int]]) -> None:
+def check_given(graph: Graph, given: Mapping[str, Sequence[int]]) -> None:
+    """Refuse shapes that the model's inputs cannot have.
+
+    Raises:
+        UsageError: an input is unknown, or its declared shape is another one.
+    """
     for name, shape in given.items():
         if name not in {value.name for value in graph.inputs}:
             raise unknown("input", name, (value.name for value in graph.inputs))

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -123,20 +124,23 @@ class Plan:
             RefusedError: the text is not a plan of a version that we know.
         """
         try:
-            document = json.loads(text, object_pairs_hook=_unrepeated)
+            document = _typed(json.loads(text, object_pairs_hook=_unrepeated), dict, "the document")
             if document["format"] != FORMAT or type(document["version"]) is not int or document["version"] != VERSION:
                 raise RefusedError(f"{name!r} is not a plan of format {FORMAT!r}, version {VERSION}.")
-            parts = {key: _typed(document[key], kind, key) for key, kind in PARTS.items()}
-            keep = {n: {_axis(a): _indices(k) for a, k in axes.items()} for n, axes in parts.pop("keep").items()}
+            parts = {key: _typed(document[key], kind, repr(key)) for key, kind in PARTS.items()}
+            keep = {n: _axes(axes, n) for n, axes in parts.pop("keep").items()}
             _typed(parts["source"]["sha256"], str, "sha256")
             _check_recipe(parts["recipe"])
         except KeyError as error:
             raise RefusedError(f"{name!r} is not a plan: it has no {error}.") from error
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        except RecursionError as error:
+            raise RefusedError(f"{name!r} is not a plan: it is nested too deeply.") from error
+        except (ValueError, TypeError) as error:
             raise RefusedError(f"{name!r} is not a plan: {error}.") from error
         return cls(keep=keep, **parts)
 
 
+WORDS = {dict: "an object", list: "a list", int: "a whole number", str: "text"}
 PARTS: dict[str, type] = {"source": dict, "recipe": dict, "keep": dict, "groups": list, "cost": dict}
 
 
@@ -149,18 +153,18 @@ def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _typed(value: Any, kind: type, name: str) -> Any:
     if type(value) is not kind:
-        raise TypeError(f"{name!r} is {type(value).__name__}, not {kind.__name__}")
+        raise TypeError(f"{name} must be {WORDS[kind]}")
     return value
 
 
-def _axis(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and text == str(int(text))):
-        raise ValueError(f"{text!r} is no axis")
-    return int(text)
-
-
-def _indices(values: Any) -> list[int]:
-    return [_typed(value, int, "a kept index") for value in _typed(values, list, "keep")]
+def _axes(axes: Any, name: str) -> dict[int, list[int]]:
+    found = {}
+    for axis, kept in _typed(axes, dict, f"'keep' of {name!r}").items():
+        where = f"'keep' of {name!r}, axis {axis!r},"
+        if not re.fullmatch("0|[1-9][0-9]{0,8}", axis):
+            raise ValueError(f"{where} is no axis")
+        found[int(axis)] = [_typed(index, int, f"each index in {where}") for index in _typed(kept, list, where)]
+    return found
 
 
 def _check_recipe(recipe: Mapping[str, Any]) -> None:

@@ -116,15 +116,16 @@ def _chunks(draft: Draft) -> Iterator[Chunk]:
 def _initializer(draft: Draft, tensor: onnx.TensorProto) -> tuple[bytes, int, Callable[[], Chunk]]:
     """The head of an initializer field, the length of the data behind it, and the data."""
     body = tensor.SerializeToString(deterministic=True)
-    if is_external(tensor) or not _on_disk(draft, tensor.name):
+    if is_external(tensor) or not _streamed(draft, tensor.name):
         return wire.tag(wire.INITIALIZER, len(body)) + body, 0, lambda: b""
     length = nbytes(tensor)
     raw = wire.tag(wire.RAW_DATA, length)
     return wire.tag(wire.INITIALIZER, len(body) + len(raw) + length) + body + raw, length, lambda: _data(draft, tensor)
 
 
-def _on_disk(draft: Draft, name: str) -> bool:
-    return name in draft.record.initializers and draft.record.raw(name) is not None
+def _streamed(draft: Draft, name: str) -> bool:
+    """Whether a tensor's data is not in the draft's structure: it was made anew, or it lies on disk."""
+    return name in draft.arrays or (name in draft.record.initializers and draft.record.raw(name) is not None)
 
 
 def _data(draft: Draft, tensor: onnx.TensorProto) -> Chunk:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import graphlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 
 import onnx
 
@@ -18,6 +19,7 @@ from onnxprune.tensors import KNOWN_TYPES, TYPED_FIELDS, entries, is_external, n
 MOST_NODES = 1_000_000  # once every function call is replaced by the function's body
 DAMAGED = "The file is damaged; export or download it again."
 
+TYPED = attrgetter(*TYPED_FIELDS)
 Function = tuple[str, str, str]
 
 
@@ -38,13 +40,14 @@ def check(model: onnx.ModelProto, name: str, cut: Mapping[int, int]) -> None:
     _check_opsets(model, name)
     _check_names([model.graph, *subgraphs], name)
     _check_ends(model.graph, name)
-    _check_functions(model, name)
+    if model.functions:
+        _check_functions(model, name)
     _check_initializers(model.graph, name, cut)
     for tensor in _inner_tensors(model, subgraphs):
-        where = f"Tensor {tensor.name!r} inside a node, a subgraph or a sparse initializer of {name!r}"
-        if is_external(tensor):
-            raise RefusedError(f"{where} has external data. Load the model and save it as one file first.")
-        _check_tensor(tensor, where, None)
+        fault = "has external data" if is_external(tensor) else _fault(tensor)
+        if fault:
+            place = "inside a node, a subgraph or a sparse initializer"
+            raise RefusedError(f"Tensor {tensor.name!r} {place} of {name!r} {fault}. Load the model and save it anew.")
     _run_checker(model, name, cut)
 
 
@@ -89,14 +92,16 @@ def _check_names(graphs: Iterable[onnx.GraphProto], name: str) -> None:
         raise RefusedError(f"{name!r} has a name that is not UTF-8 text: {odd!r}. {DAMAGED}")
 
 
-def _texts(graph: onnx.GraphProto) -> Iterator[str]:
+def _texts(graph: onnx.GraphProto) -> set[str]:
+    texts: set[str] = set()
     for node in graph.node:
-        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        texts.update((node.name, node.op_type, node.domain), node.input, node.output)
     for value in (*graph.input, *graph.output, *graph.value_info):
-        yield value.name
-        yield from (dim.dim_param for dim in value.type.tensor_type.shape.dim)
-    yield from (tensor.name for tensor in graph.initializer)
-    yield from (sparse.values.name for sparse in graph.sparse_initializer)
+        texts.add(value.name)
+        texts.update(dim.dim_param for dim in value.type.tensor_type.shape.dim)
+    texts.update(tensor.name for tensor in graph.initializer)
+    texts.update(sparse.values.name for sparse in graph.sparse_initializer)
+    return texts
 
 
 def _check_ends(graph: onnx.GraphProto, name: str) -> None:
@@ -138,20 +143,23 @@ def _check_initializers(graph: onnx.GraphProto, name: str, cut: Mapping[int, int
     if repeated is not None:
         raise RefusedError(f"{name!r} has two initializers called {repeated!r}. Give each a name of its own.")
     for index, tensor in enumerate(graph.initializer):
-        _check_tensor(tensor, f"Initializer {tensor.name!r} of {name!r}", cut.get(index))
+        if fault := _fault(tensor, cut.get(index)):
+            raise RefusedError(f"Initializer {tensor.name!r} of {name!r} {fault}. {DAMAGED}")
 
 
-def _check_tensor(tensor: onnx.TensorProto, where: str, on_disk: int | None) -> None:
+def _fault(tensor: onnx.TensorProto, on_disk: int | None = None) -> str:
+    """What is wrong with a tensor; empty if nothing is."""
     if tensor.data_type not in KNOWN_TYPES:
-        raise RefusedError(f"{where} has no known data type ({tensor.data_type}). {DAMAGED}")
-    if any(dim < 0 for dim in tensor.dims):
-        raise RefusedError(f"{where} has a negative dimension: {list(tensor.dims)}. {DAMAGED}")
+        return f"has no known data type ({tensor.data_type})"
+    if min(tensor.dims, default=0) < 0:
+        return f"has a negative dimension: {list(tensor.dims)}"
     if tensor.HasField("segment"):
-        raise RefusedError(f"{where} is one segment of a tensor, which no runtime reads. Export the model again.")
-    raw = on_disk if on_disk is not None else len(tensor.raw_data) if tensor.HasField("raw_data") else None
-    typed = sum(len(getattr(tensor, field)) for field in TYPED_FIELDS)
-    if not _fits(tensor, raw, typed) or (on_disk is not None and tensor.HasField("raw_data")):
-        raise RefusedError(f"{where}: its data does not fit its type and shape {list(tensor.dims)}. {DAMAGED}")
+        return "is one segment of a tensor, which no runtime reads"
+    inside = len(tensor.raw_data) if tensor.HasField("raw_data") else None
+    typed = sum(map(len, TYPED(tensor)))
+    if not _fits(tensor, inside if on_disk is None else on_disk, typed) or None not in (inside, on_disk):
+        return f"holds data that does not fit its type and shape {list(tensor.dims)}"
+    return ""
 
 
 def _fits(tensor: onnx.TensorProto, raw: int | None, typed: int) -> bool:

@@ -23,6 +23,7 @@ from onnxprune.graph import Op, Shape, captures
 from onnxprune.integers import Axis, Numbers
 from onnxprune.record import Array, Record
 from onnxprune.rewire import Rewiring, fixed_elements
+from onnxprune.tensors import TYPED_FIELDS
 
 NO_END = np.iinfo(np.int32).max  # of the narrower type that a Slice's bounds may have
 WHOLE_AXIS = ((Slot("starts", 1), 0), (Slot("ends", 2), NO_END), (Slot("steps", 4), 1))
@@ -119,9 +120,8 @@ def _replace(analysis: Analysis, draft: Draft, name: str, make: Callable[[], Arr
         tensor.CopyFrom(_packed(make(), tensor))
         return
     tensor = draft.proto.graph.initializer[draft.record.position(name)]
-    if draft.record.raw(name) is None:
-        tensor.CopyFrom(_packed(make(), tensor))
-        return
+    for values in (*TYPED_FIELDS, "raw_data"):
+        tensor.ClearField(values)
     for axis, mask in keep.items():
         tensor.dims[axis] = int(mask.sum())
     draft.arrays[name] = make

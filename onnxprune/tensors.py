@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import onnx
 
@@ -26,12 +27,17 @@ def is_external(tensor: onnx.TensorProto) -> bool:
     return tensor.data_location == onnx.TensorProto.EXTERNAL
 
 
+@cache
+def _itemsize(data_type: int) -> int:
+    return onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize
+
+
 def nbytes(tensor: onnx.TensorProto) -> int:
     """The bytes that a tensor of this type and shape takes, packed types rounded up."""
     count = math.prod(tensor.dims)
     if tensor.data_type in BITS:
         return int(count * BITS[tensor.data_type] + 7) // 8
-    return int(count * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    return int(count * _itemsize(tensor.data_type))
 
 
 def entries(tensor: onnx.TensorProto) -> int:

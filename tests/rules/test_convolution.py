@@ -36,7 +36,7 @@ GRAPHS: dict[str, Case] = {
         }""",
         {"v:1 w:0": 8},
     ),
-    "Conv, in two groups": Case(  # channels j and j + 4 feed the same place of the weight; outputs k and k + 6 stay equal
+    "Conv, in two groups": Case(  # channels j and j + 4 feed the same place of the weight; outputs pair up, too
         """g (float[N,3,4,4] x) => (float[N,5,4,4] y)
         <float[8,3,1,1] w, float[12,4,1,1] k, float[12] b, float[5,12,1,1] v> {
             h = Conv(x, w)  r = Relu(h)  i = Conv <group = 2> (r, k, b)  y = Conv(i, v)
@@ -112,8 +112,8 @@ GRAPHS: dict[str, Case] = {
         {"k:0 s:1 w:0": 8, "s:0 u:1 v:1": 6},
     ),
     "Conv, whose channels are shuffled": Case(
-        # Channel c = 6 g + p is shuffled to place 2 p + g. The first convolution's outputs live and die by p, the second
-        # one's inputs by their place modulo 6, that is by p modulo 3.
+        # Channel c = 6 g + p is shuffled to place 2 p + g. The outputs of the first convolution live and die by p,
+        # the inputs of the second by their place modulo 6, that is by p modulo 3.
         """g (float[N,3,4,4] x) => (float[N,5,4,4] y)
         <int64[5] apart = {0,2,6,4,4}, int64[4] joined = {0,12,4,4},
          float[12,3,1,1] w, float[12,6,1,1] k, float[12,6,1,1] m, float[5,12,1,1] v> {

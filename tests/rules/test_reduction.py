@@ -100,7 +100,9 @@ GRAPHS |= {
         {"v:0 w:0": 8},
     ),
     "ArgMax, over the axis": Case(
-        """g (float[N,4] x) => (int64[N] y) <float[4,8] w> { h = MatMul(x, w)  y = ArgMax <axis = -1, keepdims = 0> (h) }""",
+        """g (float[N,4] x) => (int64[N] y) <float[4,8] w> {
+            h = MatMul(x, w)  y = ArgMax <axis = -1, keepdims = 0> (h)
+        }""",
         {},
         "ArgMax #1 ('y') returns positions on it",
     ),

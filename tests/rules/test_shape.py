@@ -56,11 +56,11 @@ GRAPHS: dict[str, Case] = {
         }""",
         {"v:0 w:1": 8},
     ),
-    "Shape, of which half a width is a target": Case(
+    "Shape, of which a target is computed that does not follow": Case(  # 8 - 4 is half of 8, and 4 - 4 not half of 4
         """g (float[N,4] x) => (float[N,5] y)
-        <int64[1] zero = {0}, int64[1] one = {1}, int64[1] two = {2}, float[4,8] w, float[8,5] v> {
+        <int64[1] zero = {0}, int64[1] one = {1}, int64[1] two = {2}, int64[1] four = {4}, float[4,8] w, float[8,5] v> {
             h = MatMul(x, w)
-            s = Shape(h)  n = Gather(s, zero)  c = Gather(s, one)  d = Div(c, two)  t = Concat <axis = 0> (n, two, d)
+            s = Shape(h)  n = Gather(s, zero)  c = Gather(s, one)  d = Sub(c, four)  t = Concat <axis = 0> (n, two, d)
             a = Reshape(h, t)  r = Relu(a)  z = Reshape(r, s)  y = MatMul(z, v)
         }""",
         {"v:0 w:1": 4},
@@ -112,13 +112,18 @@ GRAPHS: dict[str, Case] = {
         {"v:0 w:1": 4},
     ),
     "Reshape, that mixes its axes": Case(
-        # 8 x 96 = 12 x 64: rows of 96 and of 64 meet every 192, so two rows of the one are three of the other
-        """g (float[4,96] x) => (float[5,64] y)
-        <int64[2] target = {12,64}, float[8,4] w, float[5,12] v> {
+        # Rows of 96 and rows of 64 start together every 192: two rows of the one are three rows of the other.
+        """g (float[4,96] x) => (float[5,64] y) <int64[2] target = {12,64}, float[8,4] w, float[5,12] v> {
             h = MatMul(w, x)  r = Relu(h)  a = Reshape(r, target)  y = MatMul(v, a)
         }""",
-        {},
-        "Reshape #2 ('a') flattens axes that are all fixed",
+        {"v:1 w:0": 4},
+    ),
+    "Reshape, that mixes its axes and is read in columns": Case(
+        # Columns meet modulo 32: three of the one are two of the other.
+        """g (float[8,4] x) => (float[12,5] y) <int64[2] target = {12,64}, float[4,96] w, float[64,5] v> {
+            h = MatMul(x, w)  r = Relu(h)  a = Reshape(r, target)  y = MatMul(a, v)
+        }""",
+        {"v:0 w:1": 32},
     ),
     "Reshape, to a shape that is given at run time": Case(
         """g (float[N,4] x, int64[2] target) => (float[N,5] y) <float[N,8] z, float[4,8] w, float[8,5] v> {

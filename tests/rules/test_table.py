@@ -1,42 +1,34 @@
-"""The tables of graphs, held against the table of rules."""
+"""The tables of graphs, one per family, held against the table of rules."""
 
 from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
 
 import pytest
 
 from onnxprune.registry import Rule
-from onnxprune.rules import RULES
+from onnxprune.rules import FAMILIES, RULES
 from tests.laws import parse
-from tests.rules import (
-    test_convolution,
-    test_joining,
-    test_matmul,
-    test_normalization,
-    test_pointwise,
-    test_pooling,
-    test_reduction,
-    test_shape,
-    test_spatial,
-)
 from tests.rules.cases import Case, operator
 
-TABLES: dict[str, dict[str, Case]] = {
-    "pointwise": test_pointwise.GRAPHS,
-    "convolution": test_convolution.GRAPHS,
-    "matmul": test_matmul.GRAPHS,
-    "normalization": test_normalization.GRAPHS,
-    "pooling": test_pooling.GRAPHS,
-    "reduction": test_reduction.GRAPHS,
-    "shape": test_shape.GRAPHS,
-    "joining": test_joining.GRAPHS,
-    "spatial": test_spatial.GRAPHS,
-}
-ENTRIES = [(title, case) for table in TABLES.values() for title, case in table.items()]
+
+def graphs(family: ModuleType) -> dict[str, Case]:
+    """The graphs of the file that tests a family."""
+    table: dict[str, Case] = import_module(f"tests.rules.test_{name(family)}").GRAPHS
+    return table
 
 
-def test_every_operator_of_the_rule_table_has_a_graph() -> None:
-    shown = {operator(title) for title, _ in ENTRIES}
-    assert {kind for _, kind in RULES} == shown
+def name(family: ModuleType) -> str:
+    return family.__name__.rpartition(".")[2]
+
+
+ENTRIES = [(title, case) for family in FAMILIES for title, case in graphs(family).items()]
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=name)
+def test_every_operator_of_a_family_has_a_graph(family: ModuleType) -> None:
+    assert {kind for _, kind in family.RULES} == {operator(title) for title in graphs(family)}
 
 
 def test_some_graph_of_every_operator_loses_units_unless_the_operator_always_refuses() -> None:
@@ -52,4 +44,4 @@ def test_a_graph_contains_the_operator_that_it_is_titled_by(title: str, case: Ca
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=[kind for _, kind in RULES])
 def test_every_rule_says_what_it_knows(rule: Rule) -> None:
-    assert (rule.facts.__doc__ or "").strip().endswith((".", ")"))
+    assert (rule.facts.__doc__ or "").strip().endswith(".")

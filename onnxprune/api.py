@@ -20,7 +20,7 @@ from onnxprune.analysis import Model
 from onnxprune.closure import Mask
 from onnxprune.cost import Cost, CostModel
 from onnxprune.errors import FileError, PruneError, RefusedError, UsageError
-from onnxprune.evidence import Bench, Evidence, attempt, check_memory, rows
+from onnxprune.evidence import Bench, Evidence, attempt, check_memory, load_given, rows
 from onnxprune.explain import Explainer
 from onnxprune.inputs import Data, Shapes
 from onnxprune.pins import Protection
@@ -28,7 +28,7 @@ from onnxprune.plan import Plan, Recipe
 from onnxprune.record import Array, Record, Source
 from onnxprune.report import Applied, Fidelity, Inspection, Pruned, Ran, Verified
 from onnxprune.runtime import Session
-from onnxprune.verify import accuracy, compare, failures
+from onnxprune.verify import Comparison, accuracy, compare, failures, forgive_rounding
 
 Target = str | os.PathLike[str]
 Progress = Callable[[str], None]
@@ -118,6 +118,9 @@ def prune(
     progress("analysing")
     evidence = Evidence(data, labels, input_shapes or {}, providers, wanted.seed)
     with _folder(target) as folder:
+        if not model.analysis.units:
+            load_given(model.graph, evidence)  # what is wrong is an error whatever there is to prune
+            return _untouched(model, plans.decide(model, wanted).plan, target, folder)
         bench = Bench(model, evidence, _file(model.record, folder / "dense"))
         progress("scoring")
         decision = plans.decide(model, wanted, bench.shapes)
@@ -160,7 +163,7 @@ def apply(
     with _folder(target) as folder:
         if not removed.any():
             _untouched(model, wanted, target, folder)
-            return Applied.nothing(str(target))
+            return Applied.nothing(str(target), "The plan removes nothing.")
         shapes = input_shapes or ({} if data is not None else planned)
         bench = Bench(model, Evidence(data, None, shapes, providers), _file(model.record, folder / "dense"))
         cut, applied = _prove(bench, removed, folder, target, progress, keep_unverified=keep_unverified)
@@ -318,7 +321,16 @@ def _untouched(model: Model, plan: Plan, target: Path | None, folder: Path) -> P
     """Nothing goes: the output is the input, byte for byte."""
     if target is not None:
         saving.publish(saving.copy(model.record, folder / "made", target.name), target)
-    return Pruned(plan, Applied.nothing(str(target) if target else ""), None, str(target) if target else "")
+    out = str(target) if target else ""
+    return Pruned(plan, Applied.nothing(out, _why_nothing(plan)), None, out)
+
+
+def _why_nothing(plan: Plan) -> str:
+    if not plan.groups:
+        return "This model has nothing to prune; `onnxprune inspect` says why."
+    align = plan.recipe.get("align", 1)
+    wide = f" and --align {align}" if align != 1 else ""
+    return f"This budget{wide} leaves every group as it is."
 
 
 def _prove(
@@ -331,9 +343,7 @@ def _prove(
     note = _check(cut, bench.model.record)
     progress("proving that removed equals zeroed")
     zeroed = saving.write(surgery.zero(analysis, removed), folder / "zeroed", "zeroed.onnx")
-    proof = {
-        p: compare(Session(zeroed, p), Session(cut, p), bench.proof, bench.session) for p in bench.evidence.providers
-    }
+    proof = {p: _compared(zeroed, cut, p, bench) for p in bench.evidence.providers}
     problem = next((f"{p}: {text}" for p, found in proof.items() if (text := failures(found))), "")
     if problem and not keep_unverified:
         raise PruneError(f"Removed and zeroed differ on {problem}. Nothing was written.")
@@ -345,6 +355,14 @@ def _prove(
     return cut, Applied(str(target or ""), not problem, proof, {"before": before, "after": after}, note)
 
 
+def _compared(zeroed: Path, cut: Path, provider: str, bench: Bench) -> list[Comparison]:
+    reference = Session(zeroed, provider)
+    found = compare(reference, Session(cut, provider), bench.proof, bench.session)
+    if not all(found):
+        forgive_rounding(found, compare(reference, Session(zeroed, provider, optimised=False), bench.proof))
+    return found
+
+
 def _check(path: Path, source: Record) -> str:
     """The full ONNX checker on a new model; what the source fails, too, is noted.
 
@@ -352,7 +370,7 @@ def _check(path: Path, source: Record) -> str:
         PruneError: it fails where the source passes.
     """
     try:
-        onnx.checker.check_model(str(path), full_check=True)
+        onnx.checker.check_model(files.native(path), full_check=True)
     except Exception as error:
         if source.path is not None and not _passes_checker(source.path):
             return "The ONNX checker finds the same fault in the input as in the output. "
@@ -362,7 +380,7 @@ def _check(path: Path, source: Record) -> str:
 
 def _passes_checker(path: Path) -> bool:
     try:
-        onnx.checker.check_model(str(path), full_check=True)
+        onnx.checker.check_model(files.native(path), full_check=True)
     except Exception:
         return False
     return True

@@ -60,15 +60,10 @@ class Bench:
     """
 
     def __init__(self, model: Model, evidence: Evidence, dense: Path) -> None:
-        for name in evidence.providers:
-            runtime.provider(name)
+        self.model, self.evidence = model, evidence
+        self.feeds, self.labels = load_given(model.graph, evidence)
         inputs.check_tensors(model.graph)
         check_memory(model.graph)
-        self.model, self.evidence = model, evidence
-        self.feeds = inputs.load_data(model.graph, evidence.data) if evidence.data is not None else []
-        if evidence.labels is not None and not self.feeds:
-            raise UsageError("Labels need data: give both.")
-        self.labels = None if evidence.labels is None else inputs.read_labels(evidence.labels, rows(self.feeds))
         self.session = self._load(dense)
         run = partial(attempt, self.session)
         self.shapes: Shapes = inputs.bind(model.graph, evidence.input_shapes, self.feeds, run)
@@ -82,7 +77,7 @@ class Bench:
         try:
             return Session(dense, self.evidence.providers[0])
         except ExecutionError as error:
-            if not any(words in str(error) for words in TOO_NEW):
+            if not any(words in str(error.__cause__) for words in TOO_NEW):
                 raise RefusedError(f"The input model does not load: {error}") from error
             record = self.model.record
             raise PruneError(
@@ -98,6 +93,22 @@ class Bench:
     def proof(self) -> list[Feed]:
         """What removed and zeroed are compared on: seeded inputs, and a few of the user's."""
         return [*self.seeded, *self.feeds[:2]]
+
+
+def load_given(graph: Graph, evidence: Evidence) -> tuple[list[Feed], Array | None]:
+    """The user's data and labels, read and checked, once the rest of what was given makes sense.
+
+    Raises:
+        UsageError: the data, the labels or the shapes do not fit the model.
+        ProviderError: a provider is missing.
+    """
+    for name in evidence.providers:
+        runtime.provider(name)
+    inputs.check_given(graph, evidence.input_shapes)
+    feeds = inputs.load_data(graph, evidence.data) if evidence.data is not None else []
+    if evidence.labels is not None and not feeds:
+        raise UsageError("Labels need data: give both.")
+    return feeds, None if evidence.labels is None else inputs.read_labels(evidence.labels, rows(feeds))
 
 
 def check_memory(graph: Graph) -> None:

@@ -12,6 +12,7 @@ from onnxprune.analysis import Analysis
 from onnxprune.errors import UsageError, unknown
 from onnxprune.facts import Product, Tie
 from onnxprune.integers import Axis
+from onnxprune.pins import WHOLE_TYPES
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ class Explainer:
         graph = self.analysis.graph
         cut = {name for (name, _), _ in self.analysis.slices()}
         totals: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-        for name in graph.constants():
+        for name in (n for n in graph.constants() if graph.constant_tensor(n).data_type not in WHOLE_TYPES):
             dims = list(graph.constant_tensor(name).dims)
             pinned = [self.axis((name, a)) for a in range(len(dims)) if dims[a] > 1]
             if name in cut or not pinned:

@@ -103,6 +103,18 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def native(path: Path) -> str:
+    """A path as C++ libraries take it: UTF-8, whatever the locale is.
+
+    Raises:
+        FileError: its name is in another encoding.
+    """
+    try:
+        return os.fsencode(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise FileError(f"{str(path)!r} is no UTF-8 name, which ONNX Runtime needs. Rename the file.") from error
+
+
 def reason(error: Exception) -> str:
     """Why the system refused, in its own words, without the path."""
     return getattr(error, "strerror", None) or str(error)

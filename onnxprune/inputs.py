@@ -6,6 +6,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ Feed = dict[str, Array]
 Shapes = dict[str, tuple[int, ...]]
 Data = str | os.PathLike[str] | Mapping[str, Array] | Sequence[Mapping[str, Array]]
 
-LARGEST_INPUT = 1 << 28  # elements
+LARGEST_INPUT = 1 << 28  # elements of an input whose shape was given
+LARGEST_GUESS = 1 << 24  # elements of inputs whose shapes are tried
 BATCH = 64  # rows of the user's data per run, where the model leaves the batch size open
 LIKELY = (64, 32, 224, 16, 128, 8, 256, 320, 512, 100, 1, 4, 1024, 4096, 16000)  # sizes to try for an open dimension
-ATTEMPTS = 12  # at finding seeded inputs that a model gives finite outputs for
+ATTEMPTS = 16  # at finding seeded inputs that a model gives finite outputs for
 MOVES = {"Cast", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Split", "Transpose", "Identity", "Flatten", "Clip"}
 
 
@@ -62,7 +64,9 @@ def load_data(graph: Graph, source: Data) -> list[Feed]:
     Raises:
         FileError: a file cannot be read.
         UsageError: an input is missing, empty, or of another type or shape than the model wants.
+        RefusedError: the model wants something else than tensors.
     """
+    check_tensors(graph)
     groups: Iterator[tuple[str, Mapping[str, Array]]]
     if isinstance(source, str | os.PathLike):
         groups = ((repr(str(path)), _read(graph, path)) for path in _files(Path(source)))
@@ -89,11 +93,12 @@ def read_arrays(path: Path) -> dict[str, Array]:
     """
     files.check_readable(path)
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"": loaded}
-        with loaded:
-            return {name: loaded[name] for name in loaded.files}
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return {"": loaded}
+            with loaded:
+                return {name: loaded[name] for name in loaded.files}
     except OSError as error:
         raise FileError(f"Cannot read data {str(path)!r}: {files.reason(error)}.") from error
     except Exception as error:
@@ -203,6 +208,8 @@ def bind(
         return {name: _one_row(graph, name, array.shape) for name, array in feeds[0].items()}
     for size in LIKELY:
         shapes = {v.name: tuple(given.get(v.name) or _guess(graph, v.name, size)) for v in open_inputs}
+        if sum(map(math.prod, shapes.values())) > LARGEST_GUESS:
+            continue
         if all(v.name in graph.shapes for v in open_inputs) and run(synthesise(graph, shapes, 0)) is not None:
             return shapes
     names = ", ".join(repr(v.name) for v in open_inputs)
@@ -220,7 +227,7 @@ def check_given(graph: Graph, given: Mapping[str, Sequence[int]]) -> None:
     for name, shape in given.items():
         if name not in {value.name for value in graph.inputs}:
             raise unknown("input", name, (value.name for value in graph.inputs))
-        if not all(isinstance(size, int) and size > 0 for size in shape) or math.prod(shape) > LARGEST_INPUT:
+        if not all(isinstance(size, Integral) and size > 0 for size in shape) or math.prod(shape) > LARGEST_INPUT:
             raise UsageError(f"Input {name!r} cannot have shape {list(shape)}: sizes are positive, and not that large.")
         declared = graph.shapes.get(name)
         if declared is not None and (
@@ -242,10 +249,20 @@ def _guess(graph: Graph, name: str, size: int) -> tuple[int, ...]:
     return tuple(d if isinstance(d, int) else 1 if axis == 0 else size for axis, d in enumerate(shape))
 
 
+def _waves(rng: np.random.Generator, shape: Sequence[int]) -> Array:
+    """What sound and pictures are made of: smooth along the last axis, a frequency and a phase per row."""
+    if not shape:
+        return np.asarray(255 * rng.random())
+    rows = (*shape[:-1], 1)
+    turns = 10 ** rng.uniform(-2.5, -1, rows) * np.arange(shape[-1]) + rng.random(rows)
+    return np.asarray(np.sin(2 * np.pi * turns))
+
+
 STYLES: tuple[Callable[[np.random.Generator, Sequence[int]], Array], ...] = (
     lambda rng, shape: rng.standard_normal(shape),  # what normalised inputs look like
     lambda rng, shape: rng.random(shape),  # intensities
     lambda rng, shape: 255 * rng.random(shape),  # bytes; hertz
+    _waves,
 )
 
 

@@ -25,7 +25,8 @@ def clean(name: str, longest: int = LONGEST_NAME) -> Text:
 
 
 def _shape(dims: Iterable[int | str]) -> str:
-    return "x".join(clean(str(dim), 20).plain for dim in dims)
+    """Sizes as people write them; a size without a name of its own is a question mark."""
+    return "x".join("?" if str(dim).startswith("?") else clean(str(dim), 20).plain for dim in dims)
 
 
 def axis_text(axis: Axis) -> str:
@@ -167,7 +168,7 @@ def _groups(console: Console, groups: Sequence[dict[str, object]]) -> None:
 def staying(console: Console, reasons: Sequence[tuple[str, int, int]]) -> None:
     """Why weights stay whole, the largest first."""
     if not reasons:
-        console.print("Every weight can be cut along some axis.")
+        console.print("No weight of the main graph stays whole (what the bodies of If, Loop and Scan hold is not cut).")
         return
     console.print("What stays whole, and why:")
     table = _table("parameters", "weights", "because", right=(0, 1))

@@ -96,9 +96,9 @@ class Applied:
     note: str = ""
 
     @classmethod
-    def nothing(cls, out: str) -> Applied:
+    def nothing(cls, out: str, why: str) -> Applied:
         """Nothing was to be removed; the output is the input."""
-        return cls(out, True, note="Nothing was removed: the output is the input, byte for byte.")
+        return cls(out, True, note=f"{why} The output is the input, byte for byte.")
 
     @property
     def error(self) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 
 import onnxruntime as ort
 
+from onnxprune import files
 from onnxprune.errors import ProviderError, PruneError
 from onnxprune.record import Array
 
@@ -45,20 +46,23 @@ class Session:
         model: a path.
         on: a provider, as `provider` takes it.
         threads: of one operator; 0 lets ONNX Runtime choose.
+        optimised: whether ONNX Runtime may fuse and reorder; both ways are right, and differ by rounding.
 
     Raises:
         ProviderError: the provider is missing, or ONNX Runtime fell back to another.
         ExecutionError: the model cannot be loaded.
     """
 
-    def __init__(self, model: Path, on: str = "cpu", *, threads: int = 0) -> None:
-        wanted = provider(on)
+    def __init__(self, model: Path, on: str = "cpu", *, threads: int = 0, optimised: bool = True) -> None:
+        wanted, path = provider(on), files.native(model)
         options = ort.SessionOptions()
         options.log_severity_level = SILENT
         options.intra_op_num_threads = threads
+        if not optimised:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         settings: dict[str, str] = {"use_tf32": "0"} if wanted == "CUDAExecutionProvider" else {}
         try:
-            self._session = ort.InferenceSession(str(model), options, providers=[(wanted, settings)])
+            self._session = ort.InferenceSession(path, options, providers=[(wanted, settings)])
         except Exception as error:
             raise ExecutionError(f"ONNX Runtime cannot load {model.name!r}: {_one_line(error)}") from error
         if self._session.get_providers()[0] != wanted:

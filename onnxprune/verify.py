@@ -21,6 +21,7 @@ TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "float16": 4e-3, "bfloat16": 8e-3
 """The largest difference that passes, as a fraction of the output's range, by type; other types must be equal."""
 
 FLAT = 0.01  # of the largest magnitude, added to the range
+NOISES = 4  # times a model's own rounding noise that a difference may reach where it exceeds the tolerance
 
 
 @dataclass
@@ -37,7 +38,8 @@ class Comparison:
         tolerance: what ``relative`` may reach.
         cosine: of the flattened outputs.
         agreement: the fraction of rows whose largest entry (last axis) is the same; ``None`` for single numbers.
-        equal: whether the difference stays within the tolerance everywhere.
+        noise: the reference's own rounding noise, where it had to be measured (see `forgive_rounding`).
+        equal: whether the difference stays within the tolerance, or within the noise.
         problem: why the outputs cannot be compared, if they cannot.
     """
 
@@ -50,6 +52,7 @@ class Comparison:
     tolerance: float = 0.0
     cosine: float = 1.0
     agreement: float | None = None
+    noise: float | None = None
     equal: bool = True
     problem: str = ""
 
@@ -178,6 +181,20 @@ def compare(
     if not ran:
         raise PruneError("There was nothing to compare on.")
     return [total.comparison() for total in sums]
+
+
+def forgive_rounding(found: Iterable[Comparison], noise: Iterable[Comparison]) -> None:
+    """Let differences pass that the reference's own rounding explains.
+
+    Args:
+        found: comparisons of a candidate with a reference.
+        noise: comparisons of the reference with itself, run with and without a runtime's optimisations: both are
+            right, so what differs is rounding, which an ill-conditioned model can amplify beyond any fixed tolerance.
+    """
+    for comparison, own in zip(found, noise, strict=True):
+        if not comparison and not comparison.problem and not own.problem:
+            comparison.noise = own.max_abs
+            comparison.equal = comparison.max_abs <= NOISES * own.max_abs
 
 
 def accuracy(session: Session, feeds: Sequence[Feed], labels: Array) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from onnxprune.errors import FileError, PruneError, RefusedError
+from onnxprune.errors import FileError, RefusedError
 from onnxprune.record import Record
 from tests.material import Change, entry, save, save_external, tiny, within
 
@@ -74,7 +73,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "an unknown key": (at("weights.bin", magic="1"), "missing, repeated or unknown keys"),
     "a negative offset": (at("weights.bin", offset=-4), "offset '-4' is not"),
     "a hexadecimal offset": (at("weights.bin", offset="0x10"), "offset '0x10' is not"),
-    "an Arabic offset": (at("weights.bin", offset="٧"), "is not a non-negative integer"),
+    "an Arabic offset": (at("weights.bin", offset="\u0667"), "is not a non-negative integer"),
     "an offset of 5,000 digits": (at("weights.bin", offset="9" * 5000), "is not a non-negative integer"),
     "an offset beyond the end": (at("weights.bin", offset=1 << 20), "too short"),
     "an offset near the end": (at("weights.bin", offset=7 + LENGTH), "too short"),
@@ -143,7 +142,7 @@ def _shared(model: onnx.ModelProto) -> None:
 TAKEN: dict[str, Change] = {
     "plain": at("weights.bin"),
     "with a dot": at("./weights.bin"),
-    "through a folder and back": at("sub/./../weights.bin") if False else at("././weights.bin"),
+    "with more dots": at("././weights.bin"),
     "without a length": at("weights.bin", length=None),
     "with a checksum": at("weights.bin", checksum="0" * 40),
     "through a link inside": at("link_in"),
@@ -227,12 +226,3 @@ def test_what_was_mapped_survives_its_removal(tmp_path: Path, remove: str) -> No
     record.array("w1")
     (tmp_path / remove).unlink()
     assert record.array("w1").tobytes() == expected().tobytes()
-
-
-def test_every_refusal_is_one_of_ours(folder: Path) -> None:
-    makers: list[Callable[[], Path]] = [
-        lambda c=change: save_external(folder, change=c) for change, _ in REFUSED.values()
-    ]  # type: ignore[misc]
-    for make in makers:
-        with within(5), pytest.raises(PruneError):
-            Record(make())

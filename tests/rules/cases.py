@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
-from tests.laws import difference, every_other, groups, parse, reasons
+from onnxprune.facts import Macs
+from tests.laws import analyse, difference, every_other, groups, parse, reasons
 
 LIMIT = 1e-5  # how far removing may be from zeroing
 
@@ -35,6 +37,24 @@ def check(case: Case) -> None:
         assert case.why in reasons(model)
     if case.groups:
         assert difference(model, every_other(model)) <= LIMIT
+
+
+BATCHED = """g (float[N,4] x) => (float[N,M] y) <float[4,8] u, float[8,4,6,6] w, {weights}> {{
+    h = MatMul(x, u)  {step}  f = Flatten(t)  y = MatMul(h, f)
+}}"""
+"""A batch of 8 pictures that are weights themselves: what a step keeps apart, the product behind it may lose."""
+
+
+def batched(step: str, groups: dict[str, int], weights: str = "float[1] unused", opset: int = 17) -> Case:
+    """The batch axis is cut, and whatever else is said."""
+    return Case(BATCHED.format(step=step, weights=weights), {"u:1 w:0": 8} | groups, opset=opset)
+
+
+def multiply_accumulates(node: str, weights: str) -> int:
+    """The product of the sizes that a node states."""
+    analysis = analyse(parse(f"g () => (float y) <{weights}> {{ z = {node}  y = ReduceSum <keepdims = 0> (z) }}"))
+    (stated,) = [fact for fact in analysis.facts[0] if isinstance(fact, Macs)]
+    return math.prod(int(analysis.graph.shapes[name][axis]) for name, axis in stated.axes)
 
 
 def operator(title: str) -> str:

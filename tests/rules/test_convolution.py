@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.rules.cases import Case, check
+from tests.rules.cases import Case, batched, check, multiply_accumulates
 
 GRAPHS: dict[str, Case] = {
     "Conv": Case(
@@ -157,6 +157,20 @@ GRAPHS: dict[str, Case] = {
         }""",
         {"t:0 w:0": 4, "b:0 t:1 v:1": 3},
     ),
+    "Conv, of a batch of weights": batched("t = Conv(w, k)", {"k:1 w:1": 4}, "float[3,4,1,1] k"),
+    "Conv, whose output is summed over": Case(
+        """g (float[N,3,4,4] x) => (float[N,1,4,4] y) <int64[1] axis = {1}, float[8,3,1,1] w, float[8] b> {
+            h = Conv(x, w, b)  y = ReduceSum(h, axis)
+        }""",
+        {"b:0 w:0": 8},
+    ),
+    "ConvTranspose, of a batch of weights": batched("t = ConvTranspose(w, k)", {"k:0 w:1": 4}, "float[4,3,1,1] k"),
+    "ConvTranspose, whose output is summed over": Case(
+        """g (float[N,3,4,4] x) => (float[N,1,5,5] y) <int64[1] axis = {1}, float[3,8,2,2] w, float[8] b> {
+            h = ConvTranspose(x, w, b)  y = ReduceSum(h, axis)
+        }""",
+        {"b:0 w:1": 8},
+    ),
     "ConvTranspose, depthwise": Case(
         """g (float[N,3,4,4] x) => (float[N,5,8,8] y)
         <float[8,3,1,1] w, float[8,1,2,2] t, float[8] b, float[5,8,1,1] v> {
@@ -197,3 +211,19 @@ def test_a_small_network_is_cut_alike_at_every_opset(opset: int) -> None:
 def test_a_network_of_file_format_3_lists_its_weights_as_inputs() -> None:
     groups = {"b:0 d:0 m:0 p:1 s:0 var:0 w:0 wb:0": 8, "p:0 pb:0 v:1": 6, "u:1 v:0 vb:0": 10}
     check(Case(NETWORK, groups, opset=8, ir=3))
+
+
+@pytest.mark.parametrize(
+    ("node", "expected"),
+    [
+        ("Conv(x, k)", 2 * 4 * 4 * 12 * 8 * 3 * 3),
+        ("Conv <group = 2> (x, g)", 2 * 4 * 4 * 12 * 4 * 3 * 3),
+        ("Conv <group = 8> (x, d)", 2 * 4 * 4 * 8 * 3 * 3),
+        ("Conv <pads = [1,1,1,1]> (x, k)", 2 * 6 * 6 * 12 * 8 * 3 * 3),
+        ("ConvTranspose(x, t)", 2 * 6 * 6 * 8 * 12 * 3 * 3),
+        ("ConvTranspose <group = 8, strides = [2,2]> (x, d)", 2 * 6 * 6 * 8 * 3 * 3),
+    ],
+)
+def test_a_convolution_states_its_multiply_accumulates(node: str, expected: int) -> None:
+    weights = "float[12,8,3,3] k, float[12,4,3,3] g, float[8,1,3,3] d, float[8,12,3,3] t"
+    assert multiply_accumulates(node, f"float[2,8,6,6] x, {weights}") == expected

@@ -74,6 +74,19 @@ GRAPHS: dict[str, Case] = {
         }""",
         {"v:0 w:1": 3, "k:1 v:0": 5},
     ),
+    "Concat, with a piece whose size is open": Case(
+        """g (float[4,3] x, float[4,M] s) => (float[4,K] y) <float[3,8] w> {
+            h = MatMul(x, w)  y = Concat <axis = 1> (h, s)
+        }""",
+        {},
+        "Concat #1 ('y') ties it to an axis of another, or an unknown, size",
+    ),
+    "Split, along another axis": Case(
+        """g (float[N,2,4] x) => (float[N,1,5] y) <float[4,8] w, float[8,5] v> {
+            h = MatMul(x, w)  a, b = Split <axis = 1> (h)  z = Mul(a, b)  y = MatMul(z, v)
+        }""",
+        {"v:0 w:1": 8},
+    ),
     "Split, into equal pieces": taking(
         6, "a, b = Split <axis = 1> (h)  c = Sigmoid(b)  z = Mul(a, c)", {"v:1 w:0": 6}, opset=13
     ),
@@ -105,10 +118,7 @@ GRAPHS: dict[str, Case] = {
         4, "z = Slice <starts = [2], ends = [6], axes = [1]> (h)", {"v:1 w:0": 4, "w:0": 8}, opset=9
     ),
     "Slice, of all axes": taking(
-        4,
-        "z = Slice <starts = [0,2,0,0], ends = [1000,6,2,2]> (h)",
-        {"v:1 w:0": 4, "w:0": 8},
-        opset=7,
+        4, "z = Slice <starts = [0,2,0,0], ends = [1000,6,2,2]> (h)", {"v:1 w:0": 4, "w:0": 8}, opset=7
     ),
     "Slice, from a negative start": taking(
         4, "z = Slice(h, s, e, a, p)", {"v:1 w:0": 4, "w:0": 8}, bounds("-4", LARGEST, "-3")
@@ -150,6 +160,31 @@ GRAPHS: dict[str, Case] = {
         {"k:0 v:1 w:0": 3, "v:1 w:0": 3},
         "int64[1] zero = {0}, int64[1] one = {1}, int64[1] three = {3}, int64[1] six = {6}, float[3,1,1] k",
     ),
+    "Slice, along another axis": Case(
+        """g (float[N,3,4] x) => (float[N,2,5] y)
+        <int64[1] s = {1}, int64[1] e = {3}, int64[1] a = {1}, float[4,8] w, float[8,5] v> {
+            h = MatMul(x, w)  z = Slice(h, s, e, a)  y = MatMul(z, v)
+        }""",
+        {"v:0 w:1": 8},
+    ),
+    "Slice, by bounds that are computed": Case(  # the last four of eight channels, counted from another tensor's width
+        """g (float[N,3,2,2] x, float[4,M] other) => (float[N,5,2,2] y)
+        <int64 first = {0}, int64[1] zero = {0}, int64[1] one = {1}, int64[1] end = {8},
+         float[8,3,1,1] w, float[5,4,1,1] v> {
+            h = Conv(x, w)
+            o = Shape(other)  c = Gather(o, first)  s = Unsqueeze(c, zero)
+            z = Slice(h, s, end, one)  y = Conv(z, v)
+        }""",
+        {"v:1 w:0": 4, "w:0": 4},
+    ),
+    "Slice, by a bound that is open": Case(
+        """g (float[N,3,2,2] x, float[M] other) => (float[N,5,2,2] y)
+        <float[N,4,2,2] z, int64[1] one = {1}, int64[1] end = {8}, float[8,3,1,1] w, float[5,4,1,1] v> {
+            h = Conv(x, w)  s = Shape(other)  z = Slice(h, s, end, one)  y = Conv(z, v)
+        }""",
+        {},
+        "Slice #2 ('z') has bounds on it that are not known before running",
+    ),
     "Slice, by bounds given at run time": Case(
         """g (float[N,3,2,2] x, int64[1] s, int64[1] e, int64[1] a) => (float[N,5,2,2] y)
         <float[N,4,2,2] z, float[12,3,1,1] w, float[5,4,1,1] v> {
@@ -159,10 +194,7 @@ GRAPHS: dict[str, Case] = {
         "Slice #1 ('z') has bounds that are not known before running",
     ),
     "Gather, of a permutation": taking(
-        12,
-        "z = Gather <axis = 1> (h, order)",
-        {"v:1 w:0": 12},
-        "int64[12] order = {11,0,10,1,9,2,8,3,7,4,6,5}",
+        12, "z = Gather <axis = 1> (h, order)", {"v:1 w:0": 12}, "int64[12] order = {11,0,10,1,9,2,8,3,7,4,6,5}"
     ),
     "Gather, of a choice": taking(
         4, "z = Gather <axis = 1> (h, order)", {"v:1 w:0": 4, "w:0": 8}, "int32[4] order = {3,-1,7,0}"
@@ -192,6 +224,14 @@ GRAPHS: dict[str, Case] = {
         }""",
         {"place:1 table:1 v:0": 8},
         "Gather #0 ('e') picks from it at run time",
+    ),
+    "Gather, by the places that another weight has": Case(  # rows are picked, place by place
+        """g (float[N,4] x) => (float[N,5] y) <float[4,8] k, float[8] places, float[20,5] table> {
+            h = MatMul(x, k)  a = Abs(places)  p = Cast <to = 6> (a)
+            t = Gather(table, p)  y = MatMul(h, t)
+        }""",
+        {"k:1 places:0": 8},
+        "Gather #3 ('t') picks from it at run time",
     ),
     "Gather, from channels at run time": Case(
         """g (float[N,3,2,2] x, int64[12] order) => (float[N,5,2,2] y) <float[12,3,1,1] w, float[5,12,1,1] v> {
@@ -229,6 +269,13 @@ GRAPHS: dict[str, Case] = {
             q = Pad(h, pads, one, axis)  z = Add(c, q)  y = Conv(z, v)
         }""",
         {"k:0 v:1 w:0": 4, "k:0 v:1": 4},
+        opset=18,
+    ),
+    "Pad, of one of the other axes": taking(
+        12,
+        "q = Pad(h, pads, , axis)  z = AveragePool <kernel_shape = [3,1]> (q)",
+        {"v:1 w:0": 12},
+        "int64[2] pads = {1,1}, int64[1] axis = {2}",
         opset=18,
     ),
     "Pad, by reflection of pixels": taking(
@@ -335,12 +382,17 @@ def test_padded_channels_are_cut_alike_at_every_opset(opset: int) -> None:
         ("a, b = Split <axis = 1> (h)  s = Add(a, b)  y = ReduceSum(s, axis)", {"w:0": 6}),
         ("e = Exp(h)  a, b = Split <axis = 1> (e)  s = Add(a, b)  y = ReduceSum(s, axis)", {}),
         ("a, b = Split <axis = 1> (h)  e = Exp(b)  s = Mul(a, e)  y = ReduceSum(s, axis)", {"w:0": 6}),
+        (
+            "a = Slice(h, zero, six, axis)  b = Slice(h, six, twelve, axis)  s = Sub(a, b)  y = ReduceSum(s, axis)",
+            {"w:0": 6},
+        ),
         ("s = Gather <axis = 1> (h, order)  y = ReduceSum(s, axis)", {"w:0": 12}),
     ],
 )
 def test_zeros_are_followed_through_windows(steps: str, groups: dict[str, int]) -> None:
     text = """g (float[N,3,2,2] x) => (float[N,1,2,2] y)
     <int64[8] pads = {0,1,0,0,0,1,0,0}, int64[1] axis = {1}, float two = {2.0},
+     int64[1] zero = {0}, int64[1] six = {6}, int64[1] twelve = {12},
      int64[12] order = {3,1,2,0,11,10,5,4,6,7,9,8}, float[12,3,1,1] w> {
         h = Conv(x, w)  %s
     }"""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.laws import difference, every_other, groups, parse
-from tests.rules.cases import LIMIT, Case, check
+from tests.rules.cases import LIMIT, Case, check, multiply_accumulates
 
 ATTENTION = """g (float[N,5,8] x) => (float[N,5,8] y)
 <int64[4] apart = {0,5,3,4}, int64[3] joined = {0,5,12}, float[1] scale = {0.5},
@@ -75,6 +75,19 @@ GRAPHS: dict[str, Case] = {
             a = MatMul(x, q)  b = MatMul(x, k)  c = Relu(a)  y = Gemm <transB = 1> (c, b)
         }""",
         {"k:1 q:1": 8},
+    ),
+    "Gemm, whose output is summed over": Case(
+        """g (float[N,4] x) => (float[N,1] y) <int64[1] axis = {1}, float[4,8] w, float[8] b> {
+            h = Gemm(x, w, b)  y = ReduceSum(h, axis)
+        }""",
+        {"b:0 w:1": 8},
+    ),
+    "Gemm, whose output is summed over with an addend for all": Case(
+        """g (float[N,4] x) => (float[N,1] y) <int64[1] axis = {1}, float[1] one = {1.0}, float[4,8] w> {
+            h = Gemm(x, w, one)  y = ReduceSum(h, axis)
+        }""",
+        {},
+        "ReduceSum #1 ('y') sums over it, and a zeroed unit would still contribute",
     ),
     "MatMul": Case(
         """g (float[N,4] x) => (float[N,5] y) <float[4,8] w, float[8] b, float[8,5] v> {
@@ -180,3 +193,17 @@ def test_attention_may_leave_batch_and_length_open() -> None:
     assert groups(model) == {"k:1 o:0 p:1 q:1": 3}
     for length in (1, 5, 7):
         assert difference(model, every_other(model), {"x": (2, length, 8)}) <= LIMIT
+
+
+@pytest.mark.parametrize(
+    ("node", "expected"),
+    [
+        ("MatMul(x, m)", 2 * 8 * 6 * 6 * 5),
+        ("MatMul(m, q)", 6 * 5 * 7),
+        ("Gemm <transA = 1> (p, q)", 3 * 7 * 5),
+        ("Gemm <transB = 1> (m, r)", 6 * 4 * 5),
+    ],
+)
+def test_a_product_states_its_multiply_accumulates(node: str, expected: int) -> None:
+    weights = "float[2,8,6,6] x, float[6,5] m, float[5,3] p, float[5,7] q, float[4,5] r"
+    assert multiply_accumulates(node, weights) == expected

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.laws import groups, parse, reasons
-from tests.rules.cases import Case, check
+from tests.rules.cases import Case, batched, check
 
 # a MatMul from the left makes the second of three axes the one that is cut, a MatMul from the right the third
 SECOND = """g (float[N,4,6] x) => (float[N,5,6] y) <float[8,4] w, float[5,8] v, float[6] s, float[6] b> {{
@@ -70,6 +70,16 @@ GRAPHS: dict[str, Case] = {
         {},
         "InstanceNormalization #1 ('z') normalises over it",
     ),
+    "InstanceNormalization, of a batch of weights": batched(
+        "t = InstanceNormalization(w, s, b)", {}, "float[4] s, float[4] b"
+    ),
+    "InstanceNormalization, whose output is summed over": Case(
+        """g (float[N,3,4,4] x) => (float[N,1,4,4] y)
+        <int64[1] axis = {1}, float[8,3,1,1] w, float[8] s, float[8] b> {
+            h = Conv(x, w)  e = Exp(h)  z = InstanceNormalization(e, s, b)  y = ReduceSum(z, axis)
+        }""",
+        {"b:0 s:0 w:0": 8},
+    ),
     "LayerNormalization": Case(SECOND.format(steps="z = LayerNormalization(h, s, b)"), {"v:1 w:0": 8}),
     "LayerNormalization, over the axis": Case(
         THIRD.format(steps="z = LayerNormalization(h, s, b)"),
@@ -86,6 +96,13 @@ GRAPHS: dict[str, Case] = {
     "RMSNormalization": Case(SECOND.format(steps="z = RMSNormalization(h, s)"), {"v:1 w:0": 8}, opset=23),
     "RMSNormalization, over the axis": Case(
         THIRD.format(steps="z = RMSNormalization(h, s)"), {}, "RMSNormalization #1 ('z') normalises over it", 23
+    ),
+    "LRN, of a batch of weights": batched("t = LRN <size = 3> (w)", {}),
+    "LRN, of a batch of weights that is summed over": Case(
+        """g (float[N,4,2,2] x) => (float[N,4,2,2] y) <int64[1] axis = {0}, float[8,4,2,2] w> {
+            t = LRN <size = 3> (w)  s = ReduceSum(t, axis)  y = Mul(x, s)
+        }""",
+        {"w:0": 8},
     ),
     "LRN": Case(BATCH.format(steps="z = LRN <size = 3> (h)"), {}, "LRN #1 ('z') mixes neighbouring channels", opset=9),
 }

@@ -202,7 +202,9 @@ GRAPHS |= {
         "z = Reciprocal(i)", {}, "Reciprocal #2 ('z') is not finite"
     ),
     "Acosh, which has no value at zero": hidden("z = Acosh(i)", {}, "Acosh #2 ('z') is not finite"),
-    "Softmax, over the axis": hidden("z = Softmax(i)", {}, "Softmax #2 ('z') normalises over it", 13),
+    "Softmax, over the axis": hidden(
+        "z = Softmax(i)", {}, "Softmax #2 ('z') normalises over it: removing an index changes all others", 13
+    ),
     "Softmax, over all axes from the second on": Case(
         """g (float[N,3,4] x) => (float[N,3,5] y) <float[4,8] w, float[8,5] v> {
             h = MatMul(x, w)  z = Softmax <axis = 1> (h)  y = MatMul(z, v)

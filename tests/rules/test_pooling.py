@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.rules.cases import Case, check
+from tests.rules.cases import Case, batched, check
 
 POOLED = """g (float[N,3,6,6] x) => (float[N,5,A,B] y) <float[8,3,1,1] w, float[8] b, float[5,8,1,1] v> {{
     h = Conv(x, w, b)  {steps}  y = Conv(z, v)
@@ -40,6 +40,8 @@ GRAPHS: dict[str, Case] = {
     "GlobalAveragePool": pooled("z = GlobalAveragePool(h)"),
     "GlobalMaxPool": pooled("z = GlobalMaxPool(h)"),
     "GlobalLpPool": pooled("z = GlobalLpPool <p = 2> (h)"),
+    "MaxPool, of a batch of weights": batched("t = MaxPool <kernel_shape = [2,2]> (w)", {}),
+    "GlobalLpPool, of a batch of weights": batched("t = GlobalLpPool(w)", {}),
     "GlobalAveragePool, before a classifier": Case(
         """g (float[N,3,6,6] x) => (float[N,5] y) <float[8,3,1,1] w, float[5,8] v, float[5] c> {
             h = Conv(x, w)  r = Relu(h)  p = GlobalAveragePool(r)  f = Flatten(p)  y = Gemm <transB = 1> (f, v, c)

@@ -142,3 +142,19 @@ def test_sums_lose_their_axis_alike_whether_axes_are_an_attribute_or_an_input(op
 @pytest.mark.parametrize("op", OTHERS)
 def test_other_reductions_refuse_alike_whether_axes_are_an_attribute_or_an_input(op: str, opset: int) -> None:
     check(channels(op, opset, {}, NO_PLAIN_SUM))
+
+
+@pytest.mark.parametrize("op", [*PLAIN_SUMS, "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd"])
+def test_a_reduction_of_zeros_is_zero(op: str) -> None:
+    text = f"""g (float[N,3,4,4] x) => (float[N,1] y)
+    <int64[2] pixels = {{2,3}}, int64[1] axes = {{1}}, float[8,3,1,1] w> {{
+        h = Conv(x, w)  r = Abs(h)  z = {op} <keepdims = 0> (r, pixels)  y = ReduceSum(z, axes)
+    }}"""
+    check(Case(text, {"w:0": 8}, opset=18))
+
+
+def test_the_exponential_of_zeros_is_not_zero() -> None:
+    text = """g (float[N,3,4,4] x) => (float[N,1] y) <int64[2] pixels = {2,3}, int64[1] axes = {1}, float[8,3,1,1] w> {
+        h = Conv(x, w)  z = ReduceLogSumExp <keepdims = 0> (h, pixels)  y = ReduceSum(z, axes)
+    }"""
+    check(Case(text, {}, "ReduceSum #2 ('y') sums over it, and a zeroed unit would still contribute", 18))

@@ -163,6 +163,20 @@ GRAPHS: dict[str, Case] = {
         }""",
         {"v:0 w:1": 8},
     ),
+    "Squeeze, of axes that are given at run time": Case(
+        """g (float[N,1,4] x, int64[1] axes) => (float[N,5] y) <float[N,8] z, float[4,8] w, float[8,5] v> {
+            h = MatMul(x, w)  z = Squeeze(h, axes)  y = MatMul(z, v)
+        }""",
+        {},
+        "Squeeze #1 ('z') drops axes that are not known before running",
+    ),
+    "Unsqueeze, of axes that are given at run time": Case(
+        """g (float[N,4] x, int64[1] axes) => (float[N,1,5] y) <float[N,1,8] z, float[4,8] w, float[8,5] v> {
+            h = MatMul(x, w)  z = Unsqueeze(h, axes)  y = MatMul(z, v)
+        }""",
+        {},
+        "Unsqueeze #1 ('z') adds axes that are not known before running",
+    ),
     "Unsqueeze": rows("a = Unsqueeze(h, last)  r = Relu(a)  z = Squeeze(r, last)"),
     "Transpose": Case(
         """g (float[N,4,6] x) => (float[N,6,5] y) <float[8,4] w, float[8,5] v> {
@@ -243,6 +257,13 @@ GRAPHS: dict[str, Case] = {
         }""",
         {"v:0 w:1": 8},
     ),
+    "ConstantOfShape, of a shape that is given at run time": Case(
+        """g (float[N,4] x, int64[1] to) => (float[N,5] y) <float[8] c, float[4,8] w, float[8,5] v> {
+            h = MatMul(x, w)  c = ConstantOfShape(to)  z = Add(h, c)  y = MatMul(z, v)
+        }""",
+        {},
+        "ConstantOfShape #1 ('c') takes a shape that is not known before running",
+    ),
     "ConstantOfShape, of zeros that are summed": Case(
         """g (float[N,4] x) => (float[N] y) <int64[1] to = {8}, int64[1] axis = {1}, float[4,8] w> {
             h = MatMul(x, w)  c = ConstantOfShape(to)  z = Add(h, c)  y = ReduceSum <keepdims = 0> (z, axis)
@@ -263,6 +284,27 @@ GRAPHS: dict[str, Case] = {
 @pytest.mark.parametrize("case", GRAPHS.values(), ids=list(GRAPHS))
 def test_axes_are_followed_and_sizes_rewritten(case: Case) -> None:
     check(case)
+
+
+@pytest.mark.parametrize(
+    ("steps", "axis"),
+    [
+        ("z = Reshape(h, line)", 2),
+        ("z = Flatten(h)", 1),
+        ("z = Unsqueeze(h, first)", 2),
+        ("u = Unsqueeze(h, first)  z = Squeeze(u, first)", 1),
+        ("z = Transpose <perm = [1,0]> (h)", 0),
+        ("u = Unsqueeze(h, first)  z = Expand(u, thrice)", 2),
+        ("z = Tile(h, twice)", 1),
+    ],
+)
+def test_what_is_moved_or_repeated_keeps_its_zeros(steps: str, axis: int) -> None:
+    text = f"""g (float[2,4] x) => (float y)
+    <int64[3] line = {{2,1,8}}, int64[1] first = {{1}}, int64[3] thrice = {{2,3,8}}, int64[2] twice = {{1,2}},
+     int64[1] axis = {{{axis}}}, float[4,8] w> {{
+        h = MatMul(x, w)  {steps}  s = ReduceSum(z, axis)  y = ReduceMax <keepdims = 0> (s)
+    }}"""
+    check(Case(text, {"w:1": 8}))
 
 
 @pytest.mark.parametrize("opset", [7, 9, 11, 12, 13, 21, 24])

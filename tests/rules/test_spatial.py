@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.rules.cases import Case, check
+from tests.rules.cases import Case, batched, check
 
 PICTURE = """g (float[N,3,2,4] x) => (float[N,5,A,B] y)
 <float[4] scales = {{1.0,1.0,2.0,2.0}}, float[4] wide = {{1.0,2.0,1.0,1.0}}, float[2] twice = {{2.0,2.0}},
@@ -122,6 +122,8 @@ GRAPHS: dict[str, Case] = {
         }""",
         {"v:1 w:0": 4},
     ),
+    "DepthToSpace, of a batch of weights": batched("t = DepthToSpace <blocksize = 2> (w)", {}),
+    "SpaceToDepth, of a batch of weights": batched("t = SpaceToDepth <blocksize = 2> (w)", {}),
     "SpaceToDepth, and back": Case(
         """g (float[N,3,4,4] x) => (float[N,5,4,4] y) <float[4,3,1,1] w, float[5,4,1,1] v> {
             h = Conv(x, w)  s = SpaceToDepth <blocksize = 2> (h)  r = Relu(s)
@@ -153,3 +155,20 @@ def test_what_is_made_larger_keeps_its_zeros(mode: str, opset: int) -> None:
         h = Conv(x, w)  z = Resize <mode = "{mode}"> {inputs}  y = ReduceSum {reduced}
     }}"""
     check(Case(text, {"w:0": 8}, opset=opset))
+
+
+@pytest.mark.parametrize(
+    ("step", "opset", "units"),
+    [
+        ("z = Upsample <scales = [1.0,1.0,2.0,2.0]> (h)", 8, 8),
+        ("z = Upsample(h, scales)", 9, 8),
+        ("z = DepthToSpace <blocksize = 2> (h)", 12, 2),
+        ('z = DepthToSpace <blocksize = 2, mode = "CRD"> (h)', 12, 2),
+        ("z = SpaceToDepth <blocksize = 2> (h)", 12, 8),
+    ],
+)
+def test_what_is_moved_keeps_its_zeros(step: str, opset: int, units: int) -> None:
+    text = f"""g (float[N,3,2,4] x) => (float[N,1,A,B] y) <float[4] scales = {{1.0,1.0,2.0,2.0}}, float[8,3,1,1] w> {{
+        h = Conv(x, w)  {step}  y = ReduceSum <axes = [1]> (z)
+    }}"""
+    check(Case(text, {"w:0": units}, opset=opset))

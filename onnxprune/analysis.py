@@ -41,7 +41,13 @@ class Analysis:
         self.facts: list[tuple[Fact, ...]] = [self._state(op) for op in graph.ops]
         knots: list[Knot] = []
         for op in graph.ops:
-            knots += self._ingest(op)
+            try:
+                knots += list(self._ingest(op))
+            except (KeyError, IndexError):  # a fact about an axis that does not exist
+                self.facts[op.index] = self._refused(
+                    op, f"{op.label} is malformed (it names an axis that is not there)"
+                )
+                knots += self._ingest(op)
         self._pin(pins.ends(graph))
         self._pin(pins.read_widths(graph, self.facts, self.rule))
         self._pin(pins.protected(graph, self.facts, protection or Protection()))

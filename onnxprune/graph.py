@@ -186,7 +186,7 @@ class Graph:
         return {
             name
             for op in self.ops
-            if any("unk__" in str(d) or "?" in str(d) for y in op.outs for d in self.shapes.get(y, ("?",)))
+            if any(y and self._is_open(y) for y in op.outs)
             for name in op.ins[1:]
             if name in self.numbers and not self.is_constant(name) and integers.known(self.numbers[name]) is not None
         }
@@ -216,14 +216,21 @@ class Graph:
             self.types[name] = kind.tensor_type.elem_type
         if kind.tensor_type.HasField("shape"):
             dims = kind.tensor_type.shape.dim
-            before = self.shapes.get(name, ())
             learnt: list[Dim] = [
                 d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else d.dim_param or f"?{name}.{i}"
                 for i, d in enumerate(dims)
             ]
-            if len(before) == len(learnt):
-                learnt = [old if isinstance(old, int) else new for new, old in zip(learnt, before, strict=True)]
-            self.shapes[name] = tuple(learnt)
+            self._merge(name, learnt)
+
+    def _merge(self, name: str, learnt: Sequence[Dim]) -> None:
+        """Take what is learnt of a shape where it says more than what was known: a size, or a name that is shared."""
+        before = self.shapes.get(name, ())
+        if len(before) == len(learnt):
+            learnt = [old if is_settled(old) else new for new, old in zip(learnt, before, strict=True)]
+        self.shapes[name] = tuple(learnt)
+
+    def _is_open(self, name: str) -> bool:
+        return name not in self.shapes or not all(map(is_settled, self.shapes[name]))
 
     def _forward(self, shapes: dict[str, Shape], *, fill: bool) -> dict[str, Numbers]:
         values: dict[str, Numbers] = {}
@@ -237,7 +244,7 @@ class Graph:
                 found = self._evaluate(op, values)
                 if found is not None:
                     values[op.out] = found
-            if fill and any(name and name not in shapes for name in op.outs):
+            if fill and any(name and self._is_open(name) for name in op.outs):
                 self._fill(op, values)
         return values
 
@@ -276,9 +283,9 @@ class Graph:
     def _fill(self, op: Op, values: dict[str, Numbers]) -> None:
         """Infer a node's output shapes where ONNX's inference gave up, from the numbers that we know."""
         if op.kind == "Reshape" and op.ins[0] in self.shapes and op.ins[1] in values and not op.attr("allowzero", 0):
-            self.shapes[op.out] = reshaped(self.shapes[op.ins[0]], values[op.ins[1]], op.out)
+            self._merge(op.out, reshaped(self.shapes[op.ins[0]], values[op.ins[1]], op.out))
         elif op.kind == "Expand" and op.ins[0] in self.shapes and op.ins[1] in values:
-            self.shapes[op.out] = expanded(self.shapes[op.ins[0]], values[op.ins[1]], op.out)
+            self._merge(op.out, expanded(self.shapes[op.ins[0]], values[op.ins[1]], op.out))
         else:
             self._fill_by_schema(op, values)
         for name in op.outs:
@@ -305,6 +312,11 @@ class Graph:
 
     def _typed(self, name: str) -> onnx.TypeProto:
         return onnx.helper.make_tensor_type_proto(self.types[name], self.shapes.get(name))
+
+
+def is_settled(dim: Dim) -> bool:
+    """Whether a dimension is a size, or a name that the model gave it; inference makes up names for the rest."""
+    return isinstance(dim, int) or not dim.startswith(("unk__", "?"))
 
 
 def reshaped(shape: Shape, target: Numbers, out: str) -> Shape:

@@ -293,7 +293,7 @@ def synthesise(graph: Graph, shapes: Mapping[str, Sequence[int]], seed: int, *, 
 
 def _whole(graph: Graph, name: str, shape: Sequence[int], dtype: Any, rng: np.random.Generator) -> Array:
     if np.issubdtype(dtype, np.bool_):
-        return rng.random(shape) < 0.5
+        return np.asarray(rng.random(shape) < 0.5)
     if dtype == np.uint8:
         return rng.integers(0, 256, shape, dtype=np.uint8)
     if np.issubdtype(dtype, np.integer):

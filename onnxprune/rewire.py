@@ -58,14 +58,12 @@ class Rewiring:
         """Insert a node before this one."""
         self._runs[index].insert(0, self._made(kind, inputs, output, {}))
 
-    def after(self, index: int, kind: str, inputs: list[str], attributes: dict[str, Any]) -> None:
-        """Insert a node after this one that takes over its first output's name; ``""`` stands for the old value."""
-        node = self._node(index)
+    def after(self, index: int, kind: str, inner: str, inputs: list[str], attributes: dict[str, Any]) -> None:
+        """Insert a node right after this one that takes over its first output's name; the old value becomes ``inner``."""
+        node, run = self._node(index), self._runs[index]
         final = node.outputs[0]
-        inner = self._tensor(f"{final.name}/uncut")
-        node.outputs = [inner, *list(node.outputs)[1:]]
-        made = self._made(kind, [name or inner.name for name in inputs], final.name, attributes)
-        self._runs[index].append(made)
+        node.outputs = [self._tensor(inner), *list(node.outputs)[1:]]
+        run.insert(run.index(node) + 1, self._made(kind, [inner, *inputs], final.name, attributes))
 
     def commit(self) -> None:
         """Put the edited nodes back, each in its old place."""

@@ -255,7 +255,8 @@ class _Numbers:
         """Behind a Slice that takes the whole axis now, pick from it by position."""
         place = np.cumsum(self._kept(fact.x)) - 1
         values = place[fact.picks[self._kept(fact.y)]].astype(np.int64)
-        self.rewiring.after(op.index, "Gather", ["", self._constant(f"{op.out}/indices", values)], {"axis": fact.x[1]})
+        indices, uncut = self._constant(f"{op.out}/indices", values), self._fresh(f"{op.out}/uncut")
+        self.rewiring.after(op.index, "Gather", uncut, [indices], {"axis": fact.x[1]})
 
     def _dtype(self, op: Op, slot: int) -> Any:
         if op.has(slot) and op.ins[slot] in self.graph.types:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import ml_dtypes
@@ -311,6 +312,18 @@ def test_a_killed_run_leaves_the_old_output_and_hinders_no_next_one(tmp_path: Pa
     assert (out / "x.onnx").read_bytes() == b"old"
     onnxprune.prune(source, out / "x.onnx", ratio=0.5)
     assert weights(out / "x.onnx")["w1"].shape == (8, 32)
+
+
+def test_two_runs_at_once_never_mix_a_model_with_the_others_data(tmp_path: Path) -> None:
+    source, out = save_external(tmp_path), tmp_path / "out"
+    out.mkdir()
+    words = ("prune", source, "-o", out / "x.onnx", "--ratio")
+    with ThreadPoolExecutor() as pool:
+        both = list(pool.map(lambda ratio: run_cli(*words, ratio), ("0.25", "0.5")))
+    assert [run.returncode for run in both] == [0, 0]
+    found = weights(out / "x.onnx")
+    assert found["w1"].shape[1] == found["w2"].shape[0] in (32, 48)
+    assert not [path for path in out.iterdir() if path.name.startswith(".")]
 
 
 def test_data_comes_before_the_model_that_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

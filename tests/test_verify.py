@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnxprune.errors import PruneError, UsageError
 from onnxprune.runtime import Session
-from onnxprune.verify import TOLERANCE, Comparison, accuracy, compare, failures
+from onnxprune.verify import TOLERANCE, Comparison, accuracy, compare, failures, forgive_rounding
 
 Array = NDArray[Any]
 
@@ -240,6 +240,22 @@ def test_a_comparison_becomes_plain_data(numbers: NDArray[np.float64]) -> None:
     plain = compared(numbers, numbers).to_json()
     assert plain["output"] == "y"
     assert all(isinstance(value, str | float | int | bool | None) for value in plain.values())
+
+
+@pytest.mark.parametrize(("noise", "equal"), [(0.0, False), (0.001, False), (0.003, True)])
+def test_only_what_the_models_own_rounding_explains_is_forgiven(noise: float, equal: bool) -> None:
+    found = [Comparison("y", "float32", max_abs=0.01, relative=0.01, tolerance=1e-4, equal=False)]
+    forgive_rounding(found, [Comparison("y", "float32", max_abs=noise)])
+    assert bool(found[0]) is equal
+    assert found[0].noise == noise
+
+
+def test_no_rounding_explains_another_shape_or_nan() -> None:
+    odd = Comparison("y", max_abs=0.0, equal=False, problem="shape or type differs")
+    number = Comparison("y", max_abs=0.01, equal=False)
+    forgive_rounding([odd, number], [Comparison("y", max_abs=9), Comparison("y", max_abs=9, problem="it holds NaN")])
+    assert not odd
+    assert not number
 
 
 # ---- accuracy ----------------------------------------------------------------------------------------------------

@@ -37,9 +37,12 @@ def network(name: str) -> onnx.ModelProto:
 
 
 def _weight(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
+    weight: NDArray[np.float32]
     if len(shape) < 2:
-        return rng.uniform(0.5, 1.5, shape).astype(np.float32)
-    return (rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+        weight = rng.uniform(0.5, 1.5, shape).astype(np.float32)
+    else:
+        weight = (rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+    return weight
 
 
 def write_all(folder: Path) -> Iterator[Path]:

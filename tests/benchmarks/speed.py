@@ -59,7 +59,12 @@ def analyse(record: Record) -> Callable[[Path, Path], None]:
 
 def measure(path: Path, folder: Path) -> dict[str, float]:
     """The best of some rounds for each contestant, in seconds."""
-    contestants = {"read+write": rewrite, "load+save": load_and_save, "prune": prune, "load": load}
+    contestants: dict[str, Callable[[Path, Path], None]] = {
+        "read+write": rewrite,
+        "load+save": load_and_save,
+        "prune": prune,
+        "load": load,
+    }
     contestants["analysis"] = analyse(Record(path))
     best = dict.fromkeys(contestants, float("inf"))
     for _ in range(ROUNDS):

@@ -71,7 +71,9 @@ def fields(buffer: Buffer, start: int, end: int) -> Iterator[Field]:
     """
     at = start
     while at < end:
-        key, payload = _read_varint(buffer, at, end)
+        key, payload = buffer[at], at + 1
+        if key > 0x7F:
+            key, payload = _read_varint(buffer, at, end)
         wire_type = key & 7
         if wire_type == 0:
             stop = _read_varint(buffer, payload, end)[1]
@@ -107,20 +109,22 @@ def without_weights(buffer: Buffer) -> Weightless:
 
 
 def _graph(buffer: Buffer, graph: Field, counter: Iterator[int], places: list[tuple[int, int, int]]) -> Iterator[bytes]:
-    for field in fields(buffer, graph.payload, graph.end):
-        if field.number != INITIALIZER:
-            yield bytes(buffer[field.start : field.end])
+    copied = graph.payload  # up to here; what needs no change is copied in long runs
+    for number, _, start, payload, end in fields(buffer, graph.payload, graph.end):
+        if number != INITIALIZER:
             continue
         index = next(counter)
-        if field.end - field.payload <= SMALL:
-            yield bytes(buffer[field.start : field.end])
+        if end - payload <= SMALL:
             continue
         kept = []
-        for part in fields(buffer, field.payload, field.end):
+        for part in fields(buffer, payload, end):
             if part.number == RAW_DATA and part.end - part.payload > SMALL:
                 places.append((index, part.payload, part.end))
             else:
                 kept.append(bytes(buffer[part.start : part.end]))
         tensor = b"".join(kept)
+        yield bytes(buffer[copied:start])
         yield tag(INITIALIZER, len(tensor))
         yield tensor
+        copied = end
+    yield bytes(buffer[copied : graph.end])

@@ -1,5 +1,8 @@
-"""Random networks as ONNX text: residuals, concatenations, splits, depthwise and grouped convolutions, shuffles, gates,
-pads, flattening. Each block keeps the size of the picture, so that blocks stack in any order."""
+"""Random networks as ONNX text.
+
+Residuals, concatenations, splits, depthwise and grouped convolutions, shuffles, gates, pads, flattening. Each block
+keeps the size of the picture, so that blocks stack in any order.
+"""
 
 from __future__ import annotations
 

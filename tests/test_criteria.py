@@ -72,5 +72,5 @@ def test_bfloat16_is_scored() -> None:
 
 
 def test_an_unknown_criterion_is_named_with_the_nearest() -> None:
-    with pytest.raises(UsageError, match="'l3'. Did you mean 'l[12]'"):
+    with pytest.raises(UsageError, match=r"'l3'\. Did you mean 'l[12]'"):
         rank(analyse(parse(TWO_LAYERS)), "l3")

@@ -12,11 +12,11 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from onnxprune_passes import PASSES
 
 import onnxprune
 from onnxprune.criteria import CRITERIA
 from onnxprune.rules import RULES
-from onnxprune_passes import PASSES
 
 ROOT = Path(__file__).parents[1]
 CORE = sorted((ROOT / "onnxprune").rglob("*.py"))

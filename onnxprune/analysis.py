@@ -111,6 +111,7 @@ class Analysis:
             elif isinstance(fact, facts.Batch):
                 self.heads.add(number(fact.axis))
             elif isinstance(fact, facts.Free | facts.Sum):
+                number(fact.axis)
                 mentioned.add(fact.axis)
         why = f"{op.label} needs it whole"
         for name in {*op.ins, *op.outs}:

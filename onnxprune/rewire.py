@@ -59,7 +59,7 @@ class Rewiring:
         self._runs[index].insert(0, self._made(kind, inputs, output, {}))
 
     def after(self, index: int, kind: str, inner: str, inputs: list[str], attributes: dict[str, Any]) -> None:
-        """Insert a node right after this one; it takes over the first output's name, whose old value becomes ``inner``."""
+        """Insert a node right after this one that takes over its first output's name, now called ``inner``."""
         node, run = self._node(index), self._runs[index]
         final = node.outputs[0]
         node.outputs = [self._tensor(inner), *list(node.outputs)[1:]]

@@ -21,7 +21,8 @@ TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "float16": 4e-3, "bfloat16": 8e-3
 """The largest difference that passes, as a fraction of the output's range, by type; other types must be equal."""
 
 FLAT = 0.01  # of the largest magnitude, added to the range
-NOISES = 4  # times a model's own rounding noise that a difference may reach where it exceeds the tolerance
+NOISES = 4  # times a model's own rounding noise that a difference may reach where it exceeds the tolerance …
+AT_MOST = 10  # … but never more than so many times the tolerance
 
 
 @dataclass
@@ -194,7 +195,8 @@ def forgive_rounding(found: Iterable[Comparison], noise: Iterable[Comparison]) -
     for comparison, own in zip(found, noise, strict=True):
         if not comparison and not comparison.problem and not own.problem:
             comparison.noise = own.max_abs
-            comparison.equal = comparison.max_abs <= NOISES * own.max_abs
+            small = comparison.relative <= AT_MOST * comparison.tolerance
+            comparison.equal = small and comparison.max_abs <= NOISES * own.max_abs
 
 
 def accuracy(session: Session, feeds: Sequence[Feed], labels: Array) -> float:

@@ -144,7 +144,7 @@ CASES: dict[str, tuple[str, Plant]] = {
         stale_shapes,
     ),
     "a Reshape target left stale": (
-        """net (float[N,4] x) => (float[N,2] y) 
+        """net (float[N,4] x) => (float[N,2] y)
         <float[4,12] w1, float[12,2] w2, int64[3] to = {0,4,3}, int64[2] back = {0,12}>
         { a = MatMul(x, w1) b = Reshape(a, to) r = Relu(b) c = Reshape(r, back) y = MatMul(c, w2) }""",
         changed("Reshape", without(facts.Count)),

@@ -49,6 +49,12 @@ def test_a_constant_with_two_readers_is_rewritten_for_each() -> None:
     assert "to" not in names, "what nothing reads any more goes"
 
 
+def test_a_size_that_ends_in_a_sum_is_left_alone() -> None:
+    model = parse("""g (float[N,3] x) => (float[N,3] y)
+    { s = Constant<value = int64[2] {2, 3}>() b = ConstantOfShape(s) r = ReduceSum<keepdims=0>(b) y = Add(x, r) }""")
+    assert analyse(model).units == 0
+
+
 @pytest.mark.parametrize("node", ["Softmax<axis=5>(h)", "Transpose<perm=[0,7]>(h)", "Concat<axis=9>(h, h)"])
 def test_an_axis_that_is_not_there_is_refused_with_a_reason(node: str) -> None:
     model = parse(f"g (float[N,4] x) => (float[N,8] y) <float[4,8] v, float[N,8] s> {{ h = MatMul(x, v) y = {node} }}")

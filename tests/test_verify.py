@@ -250,6 +250,12 @@ def test_only_what_the_models_own_rounding_explains_is_forgiven(noise: float, eq
     assert found[0].noise == noise
 
 
+def test_no_rounding_is_large_enough_for_one_percent(numbers: NDArray[np.float64]) -> None:
+    found = [compared(numbers.astype(np.float32), (numbers * 1.01).astype(np.float32))]
+    forgive_rounding(found, [Comparison("y", "float32", max_abs=1.0)])
+    assert not found[0]
+
+
 def test_no_rounding_explains_another_shape_or_nan() -> None:
     odd = Comparison("y", max_abs=0.0, equal=False, problem="shape or type differs")
     number = Comparison("y", max_abs=0.01, equal=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+import numpy as np
 import onnx
 import pytest
 
@@ -49,6 +50,12 @@ def lost_offset(fact: Fact) -> Fact:
 def tile_for_repeat(fact: Fact) -> Fact:
     if isinstance(fact, facts.Tie) and fact.picks is not None:
         return fact._replace(picks=(fact.picks.reshape(-1, 2).T).ravel().copy())
+    return fact
+
+
+def interleaved_gates(fact: Fact) -> Fact:
+    if isinstance(fact, facts.Tie) and fact.picks is not None:
+        return fact._replace(picks=np.sort(fact.picks))
     return fact
 
 
@@ -167,6 +174,16 @@ CASES: dict[str, tuple[str, Plant]] = {
         <float[4,6] w1, float[6,2] w2, int64[6] order = {5,3,1,0,2,4}>
         { a = MatMul(x, w1) b = Gather<axis=1>(a, order) y = MatMul(b, w2) }""",
         changed("Gather", without(facts.Positions)),
+    ),
+    "gates taken for neighbours": (
+        """net (float[3,2,4] x) => (float[3,1,2,5] y) <float[1,24,4] w, float[1,24,6] r, float[1,48] b, float[6,5] v>
+        { h = LSTM<hidden_size = 6>(x, w, r, b) y = MatMul(h, v) }""",
+        changed("LSTM", interleaved_gates),
+    ),
+    "a hidden size left stale": (
+        """net (float[3,2,4] x) => (float[3,1,2,5] y) <float[1,18,4] w, float[1,18,6] r, float[6,5] v>
+        { h = GRU<hidden_size = 6>(x, w, r) y = MatMul(h, v) }""",
+        changed("GRU", without(facts.Count)),
     ),
     "a permutation not followed": (
         """net (float[N,4] x) => (float[N,2] y)

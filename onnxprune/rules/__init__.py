@@ -3,9 +3,31 @@
 from __future__ import annotations
 
 from onnxprune.registry import RuleTable, add
-from onnxprune.rules import convolution, joining, matmul, normalization, pointwise, pooling, reduction, shape, spatial
+from onnxprune.rules import (
+    convolution,
+    joining,
+    matmul,
+    normalization,
+    pointwise,
+    pooling,
+    recurrent,
+    reduction,
+    shape,
+    spatial,
+)
 
-FAMILIES = (pointwise, convolution, matmul, normalization, pooling, reduction, shape, joining, spatial)
+FAMILIES = (
+    pointwise,
+    convolution,
+    matmul,
+    normalization,
+    pooling,
+    reduction,
+    recurrent,
+    shape,
+    joining,
+    spatial,
+)
 
 
 def _merge() -> RuleTable:

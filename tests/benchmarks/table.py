@@ -3,9 +3,7 @@
     python -m tests.benchmarks.table [FOLDER]
 
 prunes the models of ``models/``, the nine networks of the onnx package with random weights, and whatever ``FOLDER``
-holds (``python models/fetch.py FOLDER`` fills it): half of every group by L2, without alignment. *Ideal* is what
-removing half of the units of every group takes away whatever their scores, so the share of the parameters that the
-algebra lets go.
+holds (``python models/fetch.py FOLDER`` fills it): half of every group by L2, without alignment.
 """
 
 from __future__ import annotations

@@ -94,10 +94,10 @@ def _keeps(analysis: Analysis, removed: Mask) -> dict[str, dict[int, Mask]]:
 
 def _cutter(analysis: Analysis, name: str, keep: dict[int, Mask]) -> Callable[[], Array]:
     def cut() -> Array:
-        array = analysis.graph.constant(name)
+        array = np.asarray(analysis.graph.constant(name))
         for axis, mask in keep.items():
-            array = np.compress(mask, array, axis=axis)  # type: ignore[arg-type]
-        return np.asarray(array)
+            array = array[(slice(None),) * axis + (mask,)]
+        return array
 
     return cut
 

@@ -72,6 +72,7 @@ def measure(path: Path, folder: Path) -> dict[str, float]:
     contestants: dict[str, Callable[[Path, Path], None]] = {
         "read+write": rewrite,
         "load+save": load_and_save,
+        "cut": cut,
         "prune": prune,
         "load": load,
     }

@@ -98,7 +98,7 @@ def applied(console: Console, result: Applied) -> None:
         tolerance = max(c.tolerance for c in first)
         where = ", ".join(result.proof)
         console.print(
-            f"{word} on {where}: at most {result.error:.1e} of the output's range apart ({tolerance:g} allowed).",
+            f"{word} on {where}: {result.error:.1e} of the output's range apart ({tolerance:g} allowed).",
             highlight=False,
             style="green" if result.verified else "red",
         )

@@ -11,24 +11,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, overload
 
-import onnx
-
-from onnxprune import files, inputs, runtime, saving, surgery
+from onnxprune import files, inputs, proof, saving, surgery
 from onnxprune import passes as pass_table
 from onnxprune import plan as plans
 from onnxprune.analysis import Model
-from onnxprune.closure import Mask
-from onnxprune.cost import Cost, CostModel
+from onnxprune.cost import CostModel
 from onnxprune.errors import FileError, PruneError, RefusedError, UsageError
-from onnxprune.evidence import Bench, Evidence, attempt, check_memory, load_given, rows
+from onnxprune.evidence import Bench, Evidence, attempt, check_memory, load_given
 from onnxprune.explain import Explainer
 from onnxprune.inputs import Data, Shapes
 from onnxprune.pins import Protection
 from onnxprune.plan import Plan, Recipe
 from onnxprune.record import Array, Record, Source
-from onnxprune.report import Applied, Fidelity, Inspection, Pruned, Ran, Verified
+from onnxprune.report import Applied, Inspection, Pruned, Ran, Verified
 from onnxprune.runtime import Session
-from onnxprune.verify import Comparison, accuracy, compare, failures, forgive_rounding
+from onnxprune.verify import compare
 
 Target = str | os.PathLike[str]
 Progress = Callable[[str], None]
@@ -126,9 +123,11 @@ def prune(
         decision = plans.decide(model, wanted, bench.shapes)
         if decision.plan.empty:
             return _untouched(model, decision.plan, target, folder)
-        cut, applied = _prove(bench, decision.removed, folder, target, progress, keep_unverified=keep_unverified)
+        cut, applied = proof.cut_and_prove(
+            bench, decision.removed, folder, target, progress, keep_unverified=keep_unverified
+        )
         progress("measuring")
-        fidelity = _fidelity(bench, cut)
+        fidelity = proof.fidelity(bench, cut)
         if target is not None:
             saving.publish(cut, target)
     return Pruned(decision.plan, applied, fidelity, str(target) if target else "")
@@ -166,7 +165,7 @@ def apply(
             return Applied.nothing(str(target), "The plan removes nothing.")
         shapes = input_shapes or ({} if data is not None else planned)
         bench = Bench(model, Evidence(data, None, shapes, providers), _file(model.record, folder / "dense"))
-        cut, applied = _prove(bench, removed, folder, target, progress, keep_unverified=keep_unverified)
+        cut, applied = proof.cut_and_prove(bench, removed, folder, target, progress, keep_unverified=keep_unverified)
         saving.publish(cut, target)
     return applied
 
@@ -227,7 +226,7 @@ def run(pass_name: str, source: Source, out: Target, *, in_place: bool = False, 
             made = saving.copy(model.record, folder / "made", target.name)
         else:
             made = saving.write(result.draft, folder / "made", target.name)
-            _check(made, model.record)
+            proof.check(made, model.record)
         saving.publish(made, target)
     return Ran(pass_name, str(target), result.draft is not None, result.numbers)
 
@@ -331,73 +330,3 @@ def _why_nothing(plan: Plan) -> str:
     align = plan.recipe.get("align", 1)
     wide = f" and --align {align}" if align != 1 else ""
     return f"This budget{wide} leaves every group as it is."
-
-
-def _prove(
-    bench: Bench, removed: Mask, folder: Path, target: Path | None, progress: Progress, *, keep_unverified: bool
-) -> tuple[Path, Applied]:
-    """Write the removed and the zeroed model, and compare them on every provider."""
-    analysis = bench.model.analysis
-    progress("removing")
-    cut = saving.write(surgery.remove(analysis, removed), folder / "made", target.name if target else "pruned.onnx")
-    note = _check(cut, bench.model.record)
-    progress("proving that removed equals zeroed")
-    zeroed = saving.write(surgery.zero(analysis, removed), folder / "zeroed", "zeroed.onnx")
-    proof = {p: _compared(zeroed, cut, p, bench) for p in bench.evidence.providers}
-    problem = next((f"{p}: {text}" for p, found in proof.items() if (text := failures(found))), "")
-    if problem and not keep_unverified:
-        raise PruneError(f"Removed and zeroed differ on {problem}. Nothing was written.")
-    flat = sorted({c.output for found in proof.values() for c in found if not c.range and c.dtype.startswith("float")})
-    if flat:
-        note += f"{', '.join(map(repr, flat))}: constant on every input tried, which proves little; give --data. "
-    before = bench.model.record.nbytes
-    after = sum(path.stat().st_size for path in cut.parent.rglob("*") if path.is_file())
-    return cut, Applied(str(target or ""), not problem, proof, {"before": before, "after": after}, note)
-
-
-def _compared(zeroed: Path, cut: Path, provider: str, bench: Bench) -> list[Comparison]:
-    reference = Session(zeroed, provider)
-    found = compare(reference, Session(cut, provider), bench.proof, bench.session)
-    if not all(found):
-        forgive_rounding(found, compare(reference, Session(zeroed, provider, optimised=False), bench.proof))
-    return found
-
-
-def _check(path: Path, source: Record) -> str:
-    """The full ONNX checker on a new model; what the source fails, too, is noted.
-
-    Raises:
-        PruneError: it fails where the source passes.
-    """
-    try:
-        onnx.checker.check_model(files.native(path), full_check=True)
-    except Exception as error:
-        if source.path is not None and not _passes_checker(source.path):
-            return "The ONNX checker finds the same fault in the input as in the output. "
-        raise PruneError(f"The result fails the ONNX checker: {' '.join(str(error).split())[:300]}") from error
-    return ""
-
-
-def _passes_checker(path: Path) -> bool:
-    try:
-        onnx.checker.check_model(files.native(path), full_check=True)
-    except Exception:
-        return False
-    return True
-
-
-def _fidelity(bench: Bench, cut: Path) -> Fidelity:
-    """What the cut cost: outputs, accuracy and latency, dense against pruned."""
-    pruned = Session(cut, bench.evidence.providers[0])
-    feeds = bench.feeds or bench.seeded
-    found = compare(bench.session, pruned, feeds)
-    times = runtime.latency([bench.session, pruned], bench.one_row())
-    right = None
-    if bench.labels is not None:
-        right = [accuracy(session, bench.feeds, bench.labels) for session in (bench.session, pruned)]
-    return Fidelity(found, rows(feeds), bool(bench.feeds), right, times)
-
-
-def cost_before_and_after(plan: Plan) -> tuple[Cost, Cost]:
-    """The costs that a plan predicts."""
-    return plans.cost_of(plan.cost["before"]), plans.cost_of(plan.cost["after"])

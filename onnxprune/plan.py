@@ -18,7 +18,7 @@ from onnxprune import surgery
 from onnxprune.allocation import Budget, allocate, auto_align
 from onnxprune.analysis import Analysis, Model
 from onnxprune.closure import Mask
-from onnxprune.cost import Cost, CostModel
+from onnxprune.cost import CostModel
 from onnxprune.criteria import Ranking, rank
 from onnxprune.errors import RefusedError, UsageError
 from onnxprune.pins import Protection
@@ -283,8 +283,3 @@ def _entries(plan: Plan, analysis: Analysis) -> list[tuple[tuple[str, int], Mask
             mask[kept] = True
             entries.append(((name, axis), mask))
     return entries
-
-
-def cost_of(data: Mapping[str, int]) -> Cost:
-    """A cost that a plan holds."""
-    return Cost(**data)

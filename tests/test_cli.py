@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 import onnxprune
-from onnxprune import api
+from onnxprune import api, proof
 from onnxprune.passes import find
 from onnxprune.plan import Plan
 from onnxprune.registry import load
@@ -318,6 +318,6 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     def interrupt(*given: object, **more: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(api, "compare", interrupt)
+    monkeypatch.setattr(proof, "compare", interrupt)
     assert run("prune", MLP, "-o", tmp_path / "x.onnx", "--ratio", "0.5").exit_code == 1
     assert snapshot(tmp_path) == {}

@@ -1,0 +1,97 @@
+"""Proof and measurement: the removed model, written and checked, is run against the zeroed one and the dense one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+
+from onnxprune import files, runtime, saving, surgery
+from onnxprune.closure import Mask
+from onnxprune.errors import PruneError
+from onnxprune.evidence import Bench, rows
+from onnxprune.record import Record
+from onnxprune.report import Applied, Fidelity, Proof
+from onnxprune.runtime import Session
+from onnxprune.verify import Comparison, accuracy, compare, failures, forgive_rounding
+
+
+def cut_and_prove(
+    bench: Bench,
+    removed: Mask,
+    folder: Path,
+    target: Path | None,
+    progress: Callable[[str], None],
+    *,
+    keep_unverified: bool,
+) -> tuple[Path, Applied]:
+    """Write the removed and the zeroed model into a folder, and compare them on every provider.
+
+    Returns:
+        Where the removed model lies, and what was found.
+
+    Raises:
+        PruneError: the removed model fails the ONNX checker, or differs from the zeroed one.
+    """
+    analysis = bench.model.analysis
+    progress("removing")
+    cut = saving.write(surgery.remove(analysis, removed), folder / "made", target.name if target else "pruned.onnx")
+    note = check(cut, bench.model.record)
+    progress("proving that removed equals zeroed")
+    zeroed = saving.write(surgery.zero(analysis, removed), folder / "zeroed", "zeroed.onnx")
+    proof = {provider: _compared(zeroed, cut, provider, bench) for provider in bench.evidence.providers}
+    problem = next((f"{provider}: {text}" for provider, found in proof.items() if (text := failures(found))), "")
+    if problem and not keep_unverified:
+        raise PruneError(f"Removed and zeroed differ on {problem}. Nothing was written.")
+    before = bench.model.record.nbytes
+    after = sum(path.stat().st_size for path in cut.parent.rglob("*") if path.is_file())
+    notes = " ".join(filter(None, (note, _what_proves_little(proof))))
+    return cut, Applied(str(target or ""), not problem, proof, {"before": before, "after": after}, notes)
+
+
+def _compared(zeroed: Path, cut: Path, provider: str, bench: Bench) -> list[Comparison]:
+    reference = Session(zeroed, provider)
+    found = compare(reference, Session(cut, provider), bench.proof, bench.session)
+    if not all(found):
+        forgive_rounding(found, compare(reference, Session(zeroed, provider, optimised=False), bench.proof))
+    return found
+
+
+def _what_proves_little(proof: Proof) -> str:
+    flat = sorted({c.output for found in proof.values() for c in found if not c.range and c.dtype.startswith("float")})
+    if not flat:
+        return ""
+    return f"{', '.join(map(repr, flat))}: constant on every input tried, which proves little; give --data."
+
+
+def check(path: Path, source: Record) -> str:
+    """The full ONNX checker on a new model; a fault that the source has, too, is noted.
+
+    Raises:
+        PruneError: it fails where the source passes.
+    """
+    fault = _fault(path)
+    if fault and (source.path is None or not _fault(source.path)):
+        raise PruneError(f"The result fails the ONNX checker: {fault[:300]}")
+    return "The ONNX checker finds the same fault in the input as in the output." if fault else ""
+
+
+def _fault(path: Path) -> str:
+    try:
+        onnx.checker.check_model(files.native(path), full_check=True)
+    except Exception as error:
+        return " ".join(str(error).split()) or type(error).__name__
+    return ""
+
+
+def fidelity(bench: Bench, cut: Path) -> Fidelity:
+    """What the cut cost: outputs, accuracy and latency, dense against pruned."""
+    pruned = Session(cut, bench.evidence.providers[0])
+    feeds = bench.feeds or bench.seeded
+    found = compare(bench.session, pruned, feeds)
+    times = runtime.latency([bench.session, pruned], bench.one_row())
+    right = None
+    if bench.labels is not None:
+        right = [accuracy(session, bench.feeds, bench.labels) for session in (bench.session, pruned)]
+    return Fidelity(found, rows(feeds), bool(bench.feeds), right, times)

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnx.parser
 import onnxruntime as ort
+import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
@@ -20,6 +21,7 @@ from onnxprune.graph import Graph
 from onnxprune.inputs import synthesise
 from onnxprune.record import Record
 
+OLD_RUNTIME = [int(part) for part in ort.__version__.split(".")[:2]] < [1, 24]
 HEADER = '<ir_version: {ir}, opset_import: ["" : {opset}]>\n'
 
 
@@ -73,6 +75,16 @@ def run(path: Path, feed: dict[str, Any]) -> list[NDArray[Any]]:
     return [np.asarray(output) for output in session.run(None, feed)]
 
 
+def run_uncut(path: Path, feed: dict[str, Any]) -> list[NDArray[Any]]:
+    """The same for a model whose structure is the original one: an old runtime may not know its operators yet."""
+    try:
+        return run(path, feed)
+    except Exception as error:
+        if OLD_RUNTIME:
+            pytest.skip(f"onnxruntime {ort.__version__} cannot run this graph, cut or not: {error}")
+        raise
+
+
 def difference(model: onnx.ModelProto, removed: Mask, shapes: dict[str, tuple[int, ...]] | None = None) -> float:
     """How far removing is from zeroing: the largest difference of any output, by its largest magnitude.
 
@@ -84,7 +96,7 @@ def difference(model: onnx.ModelProto, removed: Mask, shapes: dict[str, tuple[in
         zeroed = saving.write(surgery.zero(analysis, removed), Path(name), "zeroed.onnx")
         onnx.checker.check_model(str(cut), full_check=True)
         feed = dict(synthesise(analysis.graph, shapes or {}, 0, batch=2))
-        first, second = run(zeroed, feed), run(cut, feed)
+        first, second = run_uncut(zeroed, feed), run(cut, feed)
     worst = 0.0
     for a, b in zip(first, second, strict=True):
         assert a.shape == b.shape

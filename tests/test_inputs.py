@@ -179,6 +179,9 @@ def _pickled(name: str) -> bytes:
     return buffer.getvalue()
 
 
+OLD_NUMPY = [int(part) for part in np.__version__.split(".")[:2]] < [2, 3]
+
+
 @pytest.mark.parametrize(
     ("name", "data"),
     [
@@ -189,7 +192,9 @@ def _pickled(name: str) -> bytes:
         ("d.npz", _archive()[:-30]),
         ("d.npz", _flipped()),
         ("d.npy", _header(str(1 << 45))),
-        ("d.npy", _header("-1")),
+        pytest.param(
+            "d.npy", _header("-1"), marks=pytest.mark.skipif(OLD_NUMPY, reason="this numpy reads it as empty")
+        ),
         ("d.npy", _pickled("d.npy")),
         ("d.npz", _pickled("d.npz")),
     ],

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from onnxprune.facts import Fact, Pole, Product, Sum, Tie
+from onnxprune.facts import Fact, Pole, Sum, Tie, ties
 from onnxprune.graph import Graph, Op
 from onnxprune.integers import Axis
 from onnxprune.registry import Terms
@@ -86,12 +86,7 @@ def summing(facts: Iterable[Fact], graph: Graph) -> bool:
 def _links(facts: Iterable[Fact]) -> Mapping[Axis, set[Axis]]:
     links: dict[Axis, set[Axis]] = defaultdict(set)
     for fact in facts:
-        pairs: Iterable[tuple[Axis, Axis]] = ()
-        if isinstance(fact, Tie):
-            pairs = ((fact.x, fact.y),)
-        elif isinstance(fact, Product):
-            pairs = ((fact.flat, factor) for factor in fact.factors)
-        for a, b in pairs:
+        for a, b in ties(fact):
             links[a].add(b)
             links[b].add(a)
     return links

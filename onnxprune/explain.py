@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from onnxprune.analysis import Analysis
 from onnxprune.errors import UsageError, unknown
-from onnxprune.facts import Product, Tie
+from onnxprune.facts import ties
 from onnxprune.integers import Axis
 from onnxprune.pins import WHOLE_TYPES
 
@@ -69,12 +68,7 @@ class Explainer:
         links: dict[Axis, list[tuple[str, Axis]]] = defaultdict(list)
         for op in self.analysis.graph.ops:
             for fact in self.analysis.facts[op.index]:
-                pairs: Iterable[tuple[Axis, Axis]] = ()
-                if isinstance(fact, Tie):
-                    pairs = ((fact.x, fact.y),)
-                elif isinstance(fact, Product):
-                    pairs = ((fact.flat, factor) for factor in fact.factors)
-                for a, b in pairs:
+                for a, b in ties(fact):
                     links[a].append((op.label, b))
                     links[b].append((op.label, a))
         return links

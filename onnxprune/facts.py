@@ -23,7 +23,7 @@ About the numbers that a node carries, which must follow a cut:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -128,6 +128,14 @@ class Macs(NamedTuple):
 
 
 Fact = Tie | Product | Pin | Sum | Pole | Batch | Free | Count | Positions | Strided | Macs
+
+
+def ties(fact: Fact) -> Iterator[tuple[Axis, Axis]]:
+    """The pairs of axes whose indices a fact relates."""
+    if isinstance(fact, Tie):
+        yield fact.x, fact.y
+    elif isinstance(fact, Product):
+        yield from ((fact.flat, factor) for factor in fact.factors)
 
 
 def same(x: str, a: int, y: str, b: int, *, sums: bool = False) -> Tie:

@@ -254,16 +254,8 @@ class Graph:
             floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
             limit = 16 if tensor.data_type in floats else integers.LARGEST
             if math.prod(tensor.dims) <= limit and tensor.data_type != onnx.TensorProto.STRING:
-                values[name] = integers.numbers(
-                    numpy_helper.to_array(tensor) if self._inside(name) else self._far(name)
-                )
+                values[name] = integers.numbers(np.asarray(self.constant(name)))
         return values.get(name)
-
-    def _inside(self, name: str) -> bool:
-        return name in self.constant_nodes or self.record.raw(name) is None
-
-    def _far(self, name: str) -> Array:
-        return self.record.array(name)
 
     def _evaluate(self, op: Op, values: dict[str, Numbers]) -> Numbers | None:
         inputs: list[Numbers | None] = []

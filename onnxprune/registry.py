@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 Terms = tuple[tuple[int, ...], ...]
 ALWAYS: Terms = ()
 """Zero whatever the inputs are."""
+FIRST: Terms = ((0,),)
+"""Zero where the first input is."""
 
 
 @dataclass(frozen=True)

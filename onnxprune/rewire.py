@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
 INSERTED = "\0inserted:"
 KEPT_FIELDS = ("doc_string", "metadata_props", "overload", "device_configurations")
@@ -103,9 +101,3 @@ def _restore(new: onnx.NodeProto, old: onnx.NodeProto) -> None:
                 setattr(new, name, value)
             else:
                 getattr(new, name).MergeFrom(value)
-
-
-def fixed_elements(required: list[int | None]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """A mask of the elements that are required, and their values (0 elsewhere)."""
-    mask = np.array([value is not None for value in required])
-    return mask, np.array([value or 0 for value in required], dtype=np.int64)

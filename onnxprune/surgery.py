@@ -22,7 +22,7 @@ from onnxprune.facts import Count, Positions, Slot, Strided
 from onnxprune.graph import Op, Shape, captures
 from onnxprune.integers import Axis, Numbers
 from onnxprune.record import Array, Record
-from onnxprune.rewire import Rewiring, fixed_elements
+from onnxprune.rewire import Rewiring
 from onnxprune.tensors import TYPED_FIELDS
 
 NO_END = np.iinfo(np.int32).max  # of the narrower type that a Slice's bounds may have
@@ -228,8 +228,8 @@ class _Numbers:
     def _merged(self, op: Op, slot: int, stem: str, required: list[int | None]) -> str:
         """What an input holds, but for the elements that are required."""
         dtype, given, output = self._dtype(op, slot), op.ins[slot], self._fresh(f"{stem}/followed")
-        mask, values = fixed_elements(required)
-        widths = self._constant(f"{stem}/widths", values.astype(dtype))
+        mask = np.array([value is not None for value in required])
+        widths = self._constant(f"{stem}/widths", np.array([value or 0 for value in required], dtype=dtype))
         if self.graph.opsets[""] >= WHERE_SINCE:
             self.rewiring.before(op.index, "Where", [self._constant(f"{stem}/cut", mask), widths, given], output)
             return output

@@ -8,12 +8,10 @@ import numpy as np
 
 from onnxprune.facts import Count, Fact, Pin, Positions, Slot, Strided, mapped, same, window
 from onnxprune.graph import Op
-from onnxprune.registry import RuleTable, Terms, rule_for
+from onnxprune.registry import FIRST, RuleTable, Terms, rule_for
 from onnxprune.rules.layout import axes_of, given_at_run_time, in_place, normalized_axis, pin_all, unknown_axes
 
 RULES: RuleTable = {}
-
-FIRST: Terms = ((0,),)
 
 
 @rule_for(RULES, "Concat", zero=lambda op: tuple((slot,) for slot in range(len(op.ins))))

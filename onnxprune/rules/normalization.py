@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from onnxprune.facts import Fact, Pin, Pole, same
 from onnxprune.graph import Op
-from onnxprune.registry import RuleTable, Terms, rule_for
+from onnxprune.registry import FIRST, RuleTable, Terms, rule_for
 from onnxprune.rules.layout import broadcast, in_place, normalized_axis, pin_all
 
 RULES: RuleTable = {}
@@ -57,7 +57,7 @@ def layer_normalization(op: Op) -> Iterator[Fact]:
             yield from broadcast(op, parameter, x)
 
 
-@rule_for(RULES, "LRN", zero=((0,),))
+@rule_for(RULES, "LRN", zero=FIRST)
 def lrn(op: Op) -> Iterator[Fact]:
     """Each channel is divided by a sum over its neighbours, so a channel has a place among them."""
     yield from in_place(op, op.ins[0], op.out)

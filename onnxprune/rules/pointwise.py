@@ -6,12 +6,11 @@ from collections.abc import Iterator
 
 from onnxprune.facts import Fact, Pin, Pole
 from onnxprune.graph import Op
-from onnxprune.registry import RuleTable, Terms, rule_for
+from onnxprune.registry import FIRST, RuleTable, Terms, rule_for
 from onnxprune.rules.layout import broadcast, in_place, normalized_axis, pin_all
 
 RULES: RuleTable = {}
 
-FIRST: Terms = ((0,),)
 EITHER: Terms = ((0, 1),)
 ODD = (
     "Tanh",

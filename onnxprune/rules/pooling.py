@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from onnxprune.facts import Fact, same
 from onnxprune.graph import Op
-from onnxprune.registry import RuleTable, rule_for
+from onnxprune.registry import FIRST, RuleTable, rule_for
 from onnxprune.rules.layout import pin_all
 
 RULES: RuleTable = {}
@@ -15,7 +15,7 @@ WINDOWED = ("MaxPool", "AveragePool", "LpPool")
 GLOBAL = ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
 
 
-@rule_for(RULES, *WINDOWED, *GLOBAL, zero=((0,),))
+@rule_for(RULES, *WINDOWED, *GLOBAL, zero=FIRST)
 def pool(op: Op) -> Iterator[Fact]:
     """Axes 0 and 1 are the same."""
     if any(op.outs[1:]):

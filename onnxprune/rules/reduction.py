@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from onnxprune.facts import Fact, Pin, Pole, Sum, same
 from onnxprune.graph import Op
-from onnxprune.registry import RuleTable, rule_for
+from onnxprune.registry import FIRST, RuleTable, rule_for
 from onnxprune.rules.layout import axes_of, in_place, normalized_axis, pin_all, unknown_axes
 
 RULES: RuleTable = {}
@@ -15,7 +15,7 @@ SUMS = ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
 OF_ZEROS_IS_ZERO = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd")
 
 
-@rule_for(RULES, *SUMS, *OF_ZEROS_IS_ZERO, zero=((0,),))
+@rule_for(RULES, *SUMS, *OF_ZEROS_IS_ZERO, zero=FIRST)
 @rule_for(RULES, "ReduceLogSum", "ReduceLogSumExp")
 def reduce(op: Op) -> Iterator[Fact]:
     """Kept axes stay in order; reduced ones vanish, or shrink to 1."""

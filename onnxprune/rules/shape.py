@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 
 from onnxprune.facts import Count, Fact, Free, Pin, Product, Slot, Tie, same, tile
 from onnxprune.graph import Op
-from onnxprune.registry import ALWAYS, RuleTable, Terms, rule_for
+from onnxprune.registry import ALWAYS, FIRST, RuleTable, Terms, rule_for
 from onnxprune.rules.layout import (
     axes_of,
     broadcast,
@@ -19,7 +19,6 @@ from onnxprune.rules.layout import (
 
 RULES: RuleTable = {}
 
-KEEPS_ZERO: Terms = ((0,),)
 SHAPE = Slot("shape", 1)
 
 
@@ -48,7 +47,7 @@ def sizes_of(op: Op, slot: Slot, follow_by_themselves: Collection[int] = ()) -> 
             yield Count(slot, axis, (op.out, axis), 0, size)
 
 
-@rule_for(RULES, "Reshape", zero=KEEPS_ZERO, sizes=(1,))
+@rule_for(RULES, "Reshape", zero=FIRST, sizes=(1,))
 def reshaped(op: Op) -> Iterator[Fact]:
     """Runs of axes of equal size; the target's sizes follow the output's axes, -1 and a copying 0 by themselves."""
     if given_at_run_time(op, 1, "shape"):
@@ -61,7 +60,7 @@ def reshaped(op: Op) -> Iterator[Fact]:
     yield from sizes_of(op, SHAPE, {a for a, n in enumerate(wanted) if n == -1 or (n == 0 and a in in_place)})
 
 
-@rule_for(RULES, "Flatten", zero=KEEPS_ZERO)
+@rule_for(RULES, "Flatten", zero=FIRST)
 def flatten(op: Op) -> Iterator[Fact]:
     """The axes before ``axis`` become the first, the others the second."""
     x, axis = op.ins[0], normalized_axis(op, 1, op.rank(op.ins[0]))
@@ -71,7 +70,7 @@ def flatten(op: Op) -> Iterator[Fact]:
             yield Product((op.out, place), factors)
 
 
-@rule_for(RULES, "Squeeze", zero=KEEPS_ZERO, sizes=(1,))
+@rule_for(RULES, "Squeeze", zero=FIRST, sizes=(1,))
 def squeeze(op: Op) -> Iterator[Fact]:
     """Axes of size 1 vanish."""
     x, y = op.ins[0], op.out
@@ -84,7 +83,7 @@ def squeeze(op: Op) -> Iterator[Fact]:
         yield same(x, axis, y, place)
 
 
-@rule_for(RULES, "Unsqueeze", zero=KEEPS_ZERO, sizes=(1,))
+@rule_for(RULES, "Unsqueeze", zero=FIRST, sizes=(1,))
 def unsqueeze(op: Op) -> Iterator[Fact]:
     """Axes of size 1 appear."""
     x, y = op.ins[0], op.out
@@ -96,7 +95,7 @@ def unsqueeze(op: Op) -> Iterator[Fact]:
         yield same(x, place, y, axis)
 
 
-@rule_for(RULES, "Transpose", zero=KEEPS_ZERO)
+@rule_for(RULES, "Transpose", zero=FIRST)
 def transpose(op: Op) -> Iterator[Fact]:
     """Axis i of y is axis ``perm[i]`` of x."""
     rank = op.rank(op.ins[0])
@@ -104,7 +103,7 @@ def transpose(op: Op) -> Iterator[Fact]:
         yield same(op.ins[0], source, op.out, axis)
 
 
-@rule_for(RULES, "Expand", zero=KEEPS_ZERO, sizes=(1,))
+@rule_for(RULES, "Expand", zero=FIRST, sizes=(1,))
 def expand(op: Op) -> Iterator[Fact]:
     """The input is stretched to a shape; a stretched axis belongs to y alone."""
     x, y = op.ins[0], op.out
@@ -122,7 +121,7 @@ def expand(op: Op) -> Iterator[Fact]:
             yield Count(SHAPE, element, (y, axis), 0, size)
 
 
-@rule_for(RULES, "Tile", zero=KEEPS_ZERO, sizes=(1,))
+@rule_for(RULES, "Tile", zero=FIRST, sizes=(1,))
 def tiled(op: Op) -> Iterator[Fact]:
     """The input stands ``repeats[i]`` times in a row along axis i."""
     x, repeats = op.ins[0], op.numbers("repeats", 1)

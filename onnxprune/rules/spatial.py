@@ -8,19 +8,19 @@ import numpy as np
 
 from onnxprune.facts import Count, Fact, Slot, mapped, same, tile
 from onnxprune.graph import Op
-from onnxprune.registry import RuleTable, rule_for
+from onnxprune.registry import FIRST, RuleTable, rule_for
 from onnxprune.rules.layout import given_at_run_time, pin_all
 
 RULES: RuleTable = {}
 
 
-@rule_for(RULES, "Upsample", zero=((0,),))
+@rule_for(RULES, "Upsample", zero=FIRST)
 def upsample(op: Op) -> Iterator[Fact]:
     """Axes with scale 1 stay."""
     yield from _unscaled(op, op.numbers("scales", 1) or [], list(range(op.rank(op.ins[0]))))
 
 
-@rule_for(RULES, "Resize", zero=((0,),), sizes=(3,))
+@rule_for(RULES, "Resize", zero=FIRST, sizes=(3,))
 def resize(op: Op) -> Iterator[Fact]:
     """Axes with scale 1, or whose given size is their size, stay; the sizes follow."""
     x, y, rank = op.ins[0], op.out, op.rank(op.ins[0])
@@ -51,7 +51,7 @@ def _unscaled(op: Op, scales: list[float], axes: list[int]) -> Iterator[Fact]:
             yield same(op.ins[0], axis, op.out, axis)
 
 
-@rule_for(RULES, "DepthToSpace", zero=((0,),))
+@rule_for(RULES, "DepthToSpace", zero=FIRST)
 def depth_to_space(op: Op) -> Iterator[Fact]:
     """DCR: input channel (b, b, c) feeds output channel c; CRD: (c, b, b)."""
     x, y, blocks = op.ins[0], op.out, op.attr("blocksize") ** 2
@@ -64,7 +64,7 @@ def depth_to_space(op: Op) -> Iterator[Fact]:
     yield mapped(y, 1, index, x, 1)
 
 
-@rule_for(RULES, "SpaceToDepth", zero=((0,),))
+@rule_for(RULES, "SpaceToDepth", zero=FIRST)
 def space_to_depth(op: Op) -> Iterator[Fact]:
     """Output channel (b, b, c) comes from input channel c."""
     x, y = op.ins[0], op.out

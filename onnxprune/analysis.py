@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune import absorb, facts, pins, units
+from onnxprune import absorb, facts, pins, quantization, units
 from onnxprune.closure import Closure, Mask
 from onnxprune.facts import Fact
 from onnxprune.graph import Graph, Op
@@ -31,6 +31,7 @@ class Analysis:
         closure: axes, ties and pins, closed.
         unit_of: for each index of the closure's space its unit, or -1 if it may not go.
         group_of: for each unit its group.
+        codes: how the quantised constants are read.
     """
 
     def __init__(self, graph: Graph, protection: Protection | None = None) -> None:
@@ -48,7 +49,9 @@ class Analysis:
                     op, f"{op.label} is malformed (it names an axis that is not there)"
                 )
                 knots += self._ingest(op)
+        self.codes = quantization.collect(self.facts)
         self._pin(pins.ends(graph))
+        self._pin(pins.undecided(graph, quantization.undecided(graph, self.codes)))
         self._pin(pins.read_widths(graph, self.facts, self.rule))
         self._pin(pins.protected(graph, self.facts, protection or Protection()))
         heads = {self.closure.root(number) for number in self.heads}

@@ -10,11 +10,11 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune import quantization
 from onnxprune.analysis import Analysis
 from onnxprune.errors import unknown
 from onnxprune.record import Array
@@ -94,7 +94,7 @@ def rank(analysis: Analysis, name: str = "l2", seed: int = 0) -> Ranking:
     by_index = np.zeros(analysis.closure.space)
     unscored: dict[int, str] = {}
     for tensor, slices in groupby(analysis.slices(), key=lambda found: found[0][0]):
-        weight = _real(analysis.graph.constant(tensor))
+        weight = _real(analysis, tensor)
         for axis, units in slices:
             values = table[name](weight, axis[1], rng)
             by_index[analysis.span(axis)] += values
@@ -107,7 +107,9 @@ def rank(analysis: Analysis, name: str = "l2", seed: int = 0) -> Ranking:
     return Ranking(scores, unscored)
 
 
-def _real(weight: Any) -> Array:
-    """A weight as a type that numpy computes with."""
-    array: Array = weight
+def _real(analysis: Analysis, tensor: str) -> Array:
+    """A weight's values as a type that numpy computes with."""
+    array = np.asarray(analysis.graph.constant(tensor))
+    if tensor in analysis.codes:
+        return quantization.decode(analysis.graph, analysis.codes[tensor][0], array)
     return array if array.dtype.kind in "fiu" else array.astype(np.float32)

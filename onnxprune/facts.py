@@ -10,7 +10,8 @@ About indices:
 * `Sum`: the operator sums over this axis alone;
 * `Pole`: the operator is not finite where this operand is zero;
 * `Batch`: an axis along which two activations are multiplied, i.e. attention heads;
-* `Free`: an axis that the rule has looked at and claims nothing about.
+* `Free`: an axis that the rule has looked at and claims nothing about;
+* `Quantized`: a constant holds codes; which value each stands for.
 
 About the numbers that a node carries, which must follow a cut:
 
@@ -93,6 +94,18 @@ class Free(NamedTuple):
     axis: Axis
 
 
+class Quantized(NamedTuple):
+    """A constant's codes stand for ``(code - zero) · scale``; what has one entry per index lies along ``axis``.
+
+    ``scale`` and ``zero`` name tensors; without ``zero``, code 0 stands for 0.
+    """
+
+    codes: str
+    scale: str
+    zero: str | None
+    axis: int
+
+
 class Count(NamedTuple):
     """Element ``element`` of a node's number is the count of kept indices in ``[low, high)`` of an axis."""
 
@@ -127,7 +140,7 @@ class Macs(NamedTuple):
     axes: tuple[Axis, ...]
 
 
-Fact = Tie | Product | Pin | Sum | Pole | Batch | Free | Count | Positions | Strided | Macs
+Fact = Tie | Product | Pin | Sum | Pole | Batch | Free | Quantized | Count | Positions | Strided | Macs
 
 
 def ties(fact: Fact) -> Iterator[tuple[Axis, Axis]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ from onnx import numpy_helper
 from onnxprune import integers
 from onnxprune.integers import Numbers
 from onnxprune.record import Array, Record
+from onnxprune.registry import load
 
 Dim = int | str  # a size, or the name of a size that is known only at run time
 Shape = tuple[Dim, ...]
@@ -291,6 +292,10 @@ class Graph:
             if plain is not None and plain.dtype == np.int64:
                 data[name] = numpy_helper.from_array(plain, name)
         types = {name: self._typed(name) for name in op.ins if name in self.types}
+        rule = load("rules").get((op.domain, op.kind))
+        if rule is not None and rule.shapes is not None:
+            self._fill_by_rule(op, rule.shapes)
+            return
         try:
             schema = onnx.defs.get_schema(op.kind, op.version, op.domain)
             opsets = [onnx.helper.make_opsetid(d, v) for d, v in self.opsets.items()]
@@ -301,6 +306,15 @@ class Graph:
             return  # unknown stays unknown, and what is unknown is pinned
         for name, kind in found.items():
             self._learn(name, kind)
+
+    def _fill_by_rule(self, op: Op, shapes: Callable[[Op], Iterable[Shape]]) -> None:
+        try:
+            found = [tuple(shape) for shape in shapes(op)]
+        except (KeyError, IndexError, ValueError, TypeError, ZeroDivisionError):
+            return  # an input's shape is not known, or the node is malformed: its rule will say so
+        for name, shape in zip(op.outs, found, strict=False):
+            if name:
+                self._merge(name, shape)
 
     def _typed(self, name: str) -> onnx.TypeProto:
         return onnx.helper.make_tensor_type_proto(self.types[name], self.shapes.get(name))

@@ -47,6 +47,14 @@ def ends(graph: Graph) -> Iterator[Reason]:
             yield from _whole(graph, name, f"{name!r} holds {kind} values, which are no weights")
 
 
+def undecided(graph: Graph, names: Iterable[str]) -> Iterator[Reason]:
+    """Quantised constants of which it is open which code stands for zero."""
+    for name in names:
+        yield from _whole(
+            graph, name, f"{name!r} holds codes whose zero point is computed, or differs between its readers"
+        )
+
+
 def read_widths(graph: Graph, facts: Facts, rule: Callable[[Op], Rule | None]) -> Iterator[Reason]:
     """A width that is read as a number may only end where a size is expected and can be rewritten."""
     leaving = {output.name for output in graph.proto.output} | graph.captured

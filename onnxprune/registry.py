@@ -36,11 +36,13 @@ class Rule:
         zero: when an index of the output is zero wherever the inputs' tied indices are: a sum of products, each
             term a tuple of input slots of which one zero suffices, all terms needed. ``None``: never.
         sizes: input slots that take sizes or positions; a width may be read as a number into these.
+        shapes: the shapes of the outputs, in order, for an operator that ONNX's own inference does not know.
     """
 
     facts: Callable[[Op], Iterable[Fact]]
     zero: Callable[[Op], Terms | None] | Terms | None = None
     sizes: tuple[int, ...] = ()
+    shapes: Callable[[Op], Iterable[tuple[int | str, ...]]] | None = None
 
     def zero_terms(self, op: Op) -> Terms | None:
         """The ``zero`` of one node."""
@@ -57,6 +59,7 @@ def rule_for(
     domain: str = "",
     zero: Callable[[Op], Terms | None] | Terms | None = None,
     sizes: tuple[int, ...] = (),
+    shapes: Callable[[Op], Iterable[tuple[int | str, ...]]] | None = None,
 ) -> Callable[[FactFunction], FactFunction]:
     """Enter a function into a table as the rule of these operators.
 
@@ -66,7 +69,7 @@ def rule_for(
 
     def enter(facts: FactFunction) -> FactFunction:
         for kind in kinds:
-            add(table, (domain, kind), Rule(facts, zero, sizes), "operator rule")
+            add(table, (domain, kind), Rule(facts, zero, sizes, shapes), "operator rule")
         return facts
 
     return enter

@@ -16,6 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from onnxprune import quantization
 from onnxprune.analysis import Analysis
 from onnxprune.closure import Mask
 from onnxprune.facts import Count, Positions, Slot, Strided
@@ -56,7 +57,7 @@ def remove(analysis: Analysis, removed: Mask) -> Draft:
 
 
 def zero(analysis: Analysis, removed: Mask) -> Draft:
-    """Write zeros into every slice of a constant tensor that the units own."""
+    """Write zeros, or the codes that stand for zero, into every slice of a constant tensor that the units own."""
     draft = _draft(analysis)
     for name, keep in _keeps(analysis, removed).items():
         _replace(analysis, draft, name, _eraser(analysis, name, keep), {})
@@ -105,8 +106,10 @@ def _cutter(analysis: Analysis, name: str, keep: dict[int, Mask]) -> Callable[[]
 def _eraser(analysis: Analysis, name: str, keep: dict[int, Mask]) -> Callable[[], Array]:
     def erase() -> Array:
         array = np.array(analysis.graph.constant(name))
+        readings = analysis.codes.get(name)
+        blank = quantization.blank(analysis.graph, readings[0]) if readings else np.broadcast_to(0, array.shape)
         for axis, mask in keep.items():
-            np.moveaxis(array, axis, 0)[~mask] = 0
+            np.moveaxis(array, axis, 0)[~mask] = np.moveaxis(blank, axis, 0)[~mask]
         return array
 
     return erase

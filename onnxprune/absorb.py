@@ -66,7 +66,7 @@ def breaches(facts: Iterable[Fact], zeros: Zeros) -> Iterable[tuple[Axis, str]]:
             if not (zeros.holds(fact.x) or zeros.holds(fact.y)):
                 why = "sums over it, and a zeroed unit would still contribute: neither operand is zero there"
                 yield from ((axis, why) for axis in (fact.x, fact.y))
-        elif isinstance(fact, Sum) and not zeros.holds(fact.axis):
+        elif isinstance(fact, Sum) and not any(map(zeros.holds, (fact.axis, *fact.times))):
             yield fact.axis, "sums over it, and a zeroed unit would still contribute"
         elif isinstance(fact, Pole) and not zeros.fixed(fact.axis) and zeros.holds(fact.axis):
             yield fact.axis, "is not finite where a zeroed unit makes it zero"

@@ -31,7 +31,7 @@ class Analysis:
         closure: axes, ties and pins, closed.
         unit_of: for each index of the closure's space its unit, or -1 if it may not go.
         group_of: for each unit its group.
-        codes: how the quantised constants are read.
+        codes: how the quantised tensors are read.
     """
 
     def __init__(self, graph: Graph, protection: Protection | None = None) -> None:
@@ -49,9 +49,9 @@ class Analysis:
                     op, f"{op.label} is malformed (it names an axis that is not there)"
                 )
                 knots += self._ingest(op)
-        self.codes = quantization.collect(self.facts)
+        self.codes = quantization.Codes(graph, self.facts)
         self._pin(pins.ends(graph))
-        self._pin(pins.undecided(graph, quantization.undecided(graph, self.codes)))
+        self._pin(pins.undecided(graph, self.codes.undecided()))
         self._pin(pins.read_widths(graph, self.facts, self.rule))
         self._pin(pins.protected(graph, self.facts, protection or Protection()))
         heads = {self.closure.root(number) for number in self.heads}
@@ -72,7 +72,7 @@ class Analysis:
         unknown = next((n for n in names if n not in self.graph.shapes), None)
         if rule is None:
             return self._refused(op, f"{op.label} has no rule ({op.domain or 'ai.onnx'}, opset {op.version})")
-        if unknown is not None:
+        if unknown is not None and rule.pins is None:
             return self._refused(op, f"the shape of {unknown!r} at {op.label} is not known")
         try:
             return tuple(rule.facts(op))
@@ -140,7 +140,7 @@ class Analysis:
         ops = [op for op in graph.ops if absorb.summing(self.facts[op.index], graph)]
         if not any(closure.free(self.number(a)) for op in ops for a in _summed(self.facts[op.index])):
             return
-        zeros = absorb.Zeros(graph, self.facts, self._zero_terms, self._fixed)
+        zeros = absorb.Zeros(graph, self.facts, self._zero_terms, self._fixed, self.codes)
         for op in ops:
             for axis, why in absorb.breaches(self.facts[op.index], zeros):
                 closure.pin(self.number(axis), f"{op.label} {why}")

@@ -12,8 +12,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from onnxprune.facts import Index
-from onnxprune.graph import Dim
 from onnxprune.integers import Axis
+from onnxprune.symbols import Dim, split
 
 Mask = NDArray[np.bool_]
 
@@ -21,7 +21,7 @@ Mask = NDArray[np.bool_]
 class Closure:
     """Axes, ties and pins; `close` labels every index and spreads the pins.
 
-    An axis is *cuttable* if its size is known and greater than 1; others take no part.
+    An axis is *cuttable* if its size, or the number in it (12 of ``"12*batch"``), is above 1; others take no part.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,8 @@ class Closure:
             return self.ids[axis]
         number = self.ids[axis] = len(self.axes)
         self.axes.append(axis)
-        self.sizes.append(size if isinstance(size, int) and size > 1 else 0)
+        factor = split(size).factor
+        self.sizes.append(factor if factor > 1 else 0)
         self._parent.append(number)
         return number
 

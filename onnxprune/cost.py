@@ -41,11 +41,12 @@ class _Products:
             factor, row = 1, []
             for axis in axes:
                 number = closure.ids.get(axis, -1)
-                if number >= 0 and closure.sizes[number]:
+                cuttable = closure.sizes[number] if number >= 0 else 0
+                if cuttable:
                     row.append(number)
-                elif axis[0] in shapes.shapes:
+                if axis[0] in shapes.shapes:
                     size = shapes.shapes[axis[0]][axis[1]]
-                    factor *= size if isinstance(size, int) else 1
+                    factor *= size // (cuttable or 1) if isinstance(size, int) else 1
             constant.append(factor)
             rows.append(row)
         longest = max(map(len, rows), default=0)

@@ -14,7 +14,6 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune import quantization
 from onnxprune.analysis import Analysis
 from onnxprune.errors import unknown
 from onnxprune.record import Array
@@ -110,6 +109,6 @@ def rank(analysis: Analysis, name: str = "l2", seed: int = 0) -> Ranking:
 def _real(analysis: Analysis, tensor: str) -> Array:
     """A weight's values as a type that numpy computes with."""
     array = np.asarray(analysis.graph.constant(tensor))
-    if tensor in analysis.codes:
-        return quantization.decode(analysis.graph, analysis.codes[tensor][0], array)
+    if tensor in analysis.codes.readings:
+        return analysis.codes.decode(tensor, array)
     return array if array.dtype.kind in "fiu" else array.astype(np.float32)

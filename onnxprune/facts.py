@@ -7,11 +7,11 @@ About indices:
   contribute exactly zero;
 * `Product`: one axis is the row-major product of others (Reshape);
 * `Pin`: indices that may not go, and why;
-* `Sum`: the operator sums over this axis alone;
+* `Sum`: the operator sums over this axis alone, or over its product with others that are tied to it;
 * `Pole`: the operator is not finite where this operand is zero;
 * `Batch`: an axis along which two activations are multiplied, i.e. attention heads;
 * `Free`: an axis that the rule has looked at and claims nothing about;
-* `Quantized`: a constant holds codes; which value each stands for.
+* `Quantized`: a tensor holds codes; which value each stands for.
 
 About the numbers that a node carries, which must follow a cut:
 
@@ -71,9 +71,10 @@ class Pin(NamedTuple):
 
 
 class Sum(NamedTuple):
-    """The operator adds up this axis."""
+    """The operator adds up this axis, each index multiplied by the same index of ``times``."""
 
     axis: Axis
+    times: tuple[Axis, ...] = ()
 
 
 class Pole(NamedTuple):
@@ -95,25 +96,31 @@ class Free(NamedTuple):
 
 
 class Quantized(NamedTuple):
-    """A constant's codes stand for ``(code - zero) · scale``; what has one entry per index lies along ``axis``.
+    """The node reads or writes codes, which stand for ``(code - zero)`` times all scales.
 
-    ``scale`` and ``zero`` name tensors; without ``zero``, code 0 stands for 0.
+    ``scales`` and ``zero`` name tensors; without ``zero``, code 0 stands for 0. Their axis d has one entry per index of
+    the codes' axis ``axes[d]``, or one per ``block`` indices.
     """
 
     codes: str
-    scale: str
-    zero: str | None
-    axis: int
+    scales: tuple[str, ...] = ()
+    zero: str | None = None
+    axes: tuple[int, ...] = ()
+    block: int = 0
 
 
 class Count(NamedTuple):
-    """Element ``element`` of a node's number is the count of kept indices in ``[low, high)`` of an axis."""
+    """Element ``element`` of a node's number is the count of kept indices in ``[low, high)`` of an axis.
+
+    Where ``per`` of them live or die together, it may count these runs.
+    """
 
     slot: Slot
     element: int | None
     axis: Axis
     low: int
     high: int
+    per: int = 1
 
 
 class Positions(NamedTuple):

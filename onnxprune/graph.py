@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnxprune import integers
+from onnxprune import integers, symbols
 from onnxprune.integers import Numbers
 from onnxprune.record import Array, Record
 from onnxprune.registry import load
+from onnxprune.symbols import Dim, settled
 
-Dim = int | str  # a size, or the name of a size that is known only at run time
 Shape = tuple[Dim, ...]
+Sizes = list[Dim | None]  # of a tensor that a node is to make, as far as they are known
 
 ONNX_DOMAINS = ("", "ai.onnx")
 MOST_ROUNDS = 4  # of handing evaluated numbers back to shape inference
@@ -66,18 +67,29 @@ class Op:
         """Its number of axes."""
         return len(self.graph.shapes[tensor])
 
-    def numbers(self, name: str, slot: int) -> list[Any] | None:
-        """Integers kept in an attribute (older opsets) or an input (newer); unknown elements are ``None``."""
+    def sizes(self, name: str, slot: int | None, numbers: Mapping[str, Numbers] | None = None) -> Sizes | None:
+        """Integers kept in an attribute (older opsets) or an input (newer); unknown elements are ``None``.
+
+        Args:
+            name: the attribute.
+            slot: the input.
+            numbers: the values of small tensors, if not those of the graph as it came.
+        """
         given = self.attr(name)
         if given is not None:
             return list(np.atleast_1d(given).tolist())
-        if not self.has(slot):
+        if slot is None or not self.has(slot):
             return None
-        found = self.graph.numbers.get(self.ins[slot])
+        found = (self.graph.numbers if numbers is None else numbers).get(self.ins[slot])
         if found is None:
             array = self.graph.constant(self.ins[slot])
             return None if array is None else list(array.ravel().tolist())
-        return [n.value if n.known else None for n in found.ravel()]
+        return [number.value for number in found.ravel()]
+
+    def numbers(self, name: str, slot: int) -> list[Any] | None:
+        """The same, what is symbolic counted among the unknown."""
+        found = self.sizes(name, slot)
+        return None if found is None else [None if isinstance(value, str) else value for value in found]
 
     def ints(self, name: str, slot: int) -> list[int] | None:
         """The same, if every element is known."""
@@ -218,7 +230,11 @@ class Graph:
         if kind.tensor_type.HasField("shape"):
             dims = kind.tensor_type.shape.dim
             learnt: list[Dim] = [
-                d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else d.dim_param or f"?{name}.{i}"
+                d.dim_value
+                if d.HasField("dim_value") and d.dim_value >= 0
+                else symbols.atom(d.dim_param)
+                if d.dim_param
+                else f"?{name}.{i}"
                 for i, d in enumerate(dims)
             ]
             self._merge(name, learnt)
@@ -227,11 +243,11 @@ class Graph:
         """Take what is learnt of a shape where it says more than what was known: a size, or a name that is shared."""
         before = self.shapes.get(name, ())
         if len(before) == len(learnt):
-            learnt = [old if is_settled(old) else new for new, old in zip(learnt, before, strict=True)]
+            learnt = [old if settled(old) else new for new, old in zip(learnt, before, strict=True)]
         self.shapes[name] = tuple(learnt)
 
     def _is_open(self, name: str) -> bool:
-        return name not in self.shapes or not all(map(is_settled, self.shapes[name]))
+        return name not in self.shapes or not all(map(settled, self.shapes[name]))
 
     def _forward(self, shapes: dict[str, Shape], *, fill: bool) -> dict[str, Numbers]:
         values: dict[str, Numbers] = {}
@@ -320,9 +336,11 @@ class Graph:
         return onnx.helper.make_tensor_type_proto(self.types[name], self.shapes.get(name))
 
 
-def is_settled(dim: Dim) -> bool:
-    """Whether a dimension is a size, or a name that the model gave it; inference makes up names for the rest."""
-    return isinstance(dim, int) or not dim.startswith(("unk__", "?"))
+def _declared(dim: onnx.TensorShapeProto.Dimension, otherwise: str) -> Dim:
+    """A size, or the name of one."""
+    if dim.HasField("dim_value") and dim.dim_value >= 0:
+        return int(dim.dim_value)
+    return symbols.atom(dim.dim_param) if dim.dim_param else otherwise
 
 
 def reshaped(shape: Shape, target: Numbers, out: str) -> Shape:
@@ -336,15 +354,9 @@ def reshaped(shape: Shape, target: Numbers, out: str) -> Shape:
         else:
             dims.append(number.value)
     if -1 in dims:
-        rest = [d for d in dims if d != -1]
         at = dims.index(-1)
-        names = Counter(d for d in shape if isinstance(d, str))
-        names.subtract(Counter(d for d in rest if isinstance(d, str)))
-        have, used = static_size(shape), static_size(rest)
-        dims[at] = have // used if used and not any(names.values()) else f"?{out}.{at}"
-        left = [name for name, count in names.items() if count]
-        if len(left) == 1 and names[left[0]] == 1 and have == used:
-            dims[at] = left[0]
+        rest = symbols.over(product(shape), product(d for d in dims if d != -1))
+        dims[at] = f"?{out}.{at}" if rest is None else rest
     return tuple(dims)
 
 
@@ -357,9 +369,10 @@ def expanded(shape: Shape, target: Numbers, out: str) -> Shape:
     return tuple(y if x == 1 else x for x, y in zip(a, b, strict=True))
 
 
-def static_size(dims: Sequence[Dim]) -> int:
-    """The product of the sizes that are known."""
-    return math.prod(d for d in dims if isinstance(d, int))
+def product(dims: Iterable[Dim]) -> Dim:
+    """The product of sizes, known and unknown."""
+    one: Dim = 1
+    return reduce(symbols.times, dims, one)
 
 
 def captures(node: onnx.NodeProto) -> set[str]:

@@ -11,10 +11,14 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from onnxprune import symbols
+from onnxprune.symbols import Dim
 
 Axis = tuple[str, int]
 Numbers = NDArray[Any]  # of Number objects
@@ -24,7 +28,7 @@ LARGEST = 256  # elements; what is larger is data, not a shape
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A value (a name if it is symbolic, ``None`` if unknown) and the axes whose widths it depends on."""
+    """A value (a product of names if symbolic, ``None`` if unknown), and the axes whose widths it is read from."""
 
     value: Any
     reads: frozenset[Axis] = frozenset()
@@ -43,7 +47,7 @@ def numbers(values: NDArray[Any]) -> Numbers:
     return out
 
 
-def widths(tensor: str, shape: Sequence[int | str]) -> Numbers:
+def widths(tensor: str, shape: Sequence[Dim]) -> Numbers:
     """What ``Shape`` returns: known where the dimension is static, and read from its axis."""
     out = np.empty(len(shape), dtype=object)
     for axis, size in enumerate(shape):
@@ -65,13 +69,17 @@ def known(values: Numbers | None) -> NDArray[Any] | None:
     return np.array([n.value for n in values.ravel()]).reshape(values.shape)
 
 
-def _arithmetic(function: Callable[..., Any]) -> Callable[..., Numbers]:
-    """Lift a scalar function to arrays of numbers: unknown in, unknown out; reads add up."""
+def _arithmetic(function: Callable[..., Any], symbolic: Callable[..., Any] | None = None) -> Callable[..., Numbers]:
+    """Lift a scalar function to arrays of numbers: unknown in, unknown out; reads add up.
+
+    ``symbolic`` is what to do where some are symbolic, all others being whole numbers.
+    """
 
     def one(*args: Number) -> Number:
         reads = frozenset[Axis]().union(*(a.reads for a in args))
         if not all(a.known for a in args):
-            return Number(None, reads)
+            whole = symbolic is not None and all(isinstance(a.value, int | str) for a in args)
+            return Number(symbolic(*(a.value for a in args)) if symbolic and whole else None, reads)
         return Number(function(*(a.value for a in args)), reads)
 
     def apply(*arrays: Numbers) -> Numbers:
@@ -89,6 +97,15 @@ def _divide(a: Any, b: Any) -> Any:
     if isinstance(a, int) and isinstance(b, int):
         return int(a / b) if b else None
     return a / b if b else None
+
+
+def _differs_from_negative(a: Dim, b: Dim) -> bool | None:
+    """Sizes are never negative, whatever they turn out to be."""
+    return False if any(isinstance(value, int) and value < 0 for value in (a, b)) else None
+
+
+def _add(a: Dim, b: Dim) -> Dim | None:
+    return b if a == 0 else a if b == 0 else None
 
 
 class Call(NamedTuple):
@@ -199,24 +216,40 @@ def _expand(call: Call) -> Numbers | None:
     return np.broadcast_to(data, np.broadcast_shapes(data.shape, tuple(int(s) for s in shape)))
 
 
-def _reduced(function: Callable[..., Any]) -> Evaluator:
+def _reduced(function: Callable[..., Any], symbolic: Callable[..., Any] | None = None) -> Evaluator:
     def evaluate(call: Call) -> Numbers | None:
         data = call.inputs[0]
         axes = call.ints("axes", 1)
         if data is None or data.ndim != 1 or (axes is not None and axes not in ([0], [-1])):
             return None
-        total = _arithmetic(lambda *items: function(items))(*(_scalar(d) for d in data))
+        total = _arithmetic(lambda *items: function(items), symbolic)(*(_scalar(d) for d in data))
         return total.reshape(1) if call.attribute("keepdims", 1) else total
 
     return evaluate
 
 
-def _lifted(function: Callable[..., Any]) -> Evaluator:
+def _lifted(function: Callable[..., Any], symbolic: Callable[..., Any] | None = None) -> Evaluator:
     def evaluate(call: Call) -> Numbers | None:
         arrays = [a for a in call.inputs if a is not None]
-        return _arithmetic(function)(*arrays) if len(arrays) == len(call.inputs) else None
+        return _arithmetic(function, symbolic)(*arrays) if len(arrays) == len(call.inputs) else None
 
     return evaluate
+
+
+def _where(call: Call) -> Numbers | None:
+    """Known conditions pick, whatever is known of what they pick."""
+    given = [array for array in call.inputs if array is not None]
+    if len(given) < len(call.inputs):
+        return None
+    condition, yes, no = np.broadcast_arrays(*given)
+    out = np.empty(condition.shape, dtype=object)
+    for index in np.ndindex(out.shape):
+        decided: Number = condition.item(index)
+        pair: tuple[Number, Number] = (no.item(index), yes.item(index))
+        picked = [pair[bool(decided.value)]] if decided.known else pair
+        reads = decided.reads.union(*(number.reads for number in picked))
+        out[index] = Number(picked[0].value if decided.known else None, reads)
+    return out
 
 
 EVALUATORS: dict[str, Evaluator] = {
@@ -232,23 +265,23 @@ EVALUATORS: dict[str, Evaluator] = {
     "Concat": _concat,
     "ConstantOfShape": _filled,
     "Expand": _expand,
-    "ReduceProd": _reduced(math.prod),
+    "ReduceProd": _reduced(math.prod, lambda *items: reduce(symbols.times, items)),
     "ReduceSum": _reduced(sum),
     "ReduceMax": _reduced(max),
     "ReduceMin": _reduced(min),
-    "Add": _lifted(operator.add),
+    "Add": _lifted(operator.add, _add),
     "Sub": _lifted(operator.sub),
-    "Mul": _lifted(operator.mul),
-    "Div": _lifted(_divide),
+    "Mul": _lifted(operator.mul, symbols.times),
+    "Div": _lifted(_divide, symbols.over),
     "Mod": _lifted(lambda a, b: a % b if b else None),
     "Neg": _lifted(operator.neg),
     "Floor": _lifted(math.floor),
     "Ceil": _lifted(math.ceil),
     "Max": _lifted(max),
     "Min": _lifted(min),
-    "Equal": _lifted(operator.eq),
+    "Equal": _lifted(operator.eq, _differs_from_negative),
     "Greater": _lifted(operator.gt),
     "Less": _lifted(operator.lt),
     "Not": _lifted(operator.not_),
-    "Where": _lifted(lambda c, a, b: a if c else b),
+    "Where": _where,
 }

@@ -37,12 +37,14 @@ class Rule:
             term a tuple of input slots of which one zero suffices, all terms needed. ``None``: never.
         sizes: input slots that take sizes or positions; a width may be read as a number into these.
         shapes: the shapes of the outputs, in order, for an operator that ONNX's own inference does not know.
+        pins: why nodes of this operator are kept whole on purpose, whatever else is known of them.
     """
 
     facts: Callable[[Op], Iterable[Fact]]
     zero: Callable[[Op], Terms | None] | Terms | None = None
     sizes: tuple[int, ...] = ()
     shapes: Callable[[Op], Iterable[tuple[int | str, ...]]] | None = None
+    pins: str | None = None
 
     def zero_terms(self, op: Op) -> Terms | None:
         """The ``zero`` of one node."""

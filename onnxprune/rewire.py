@@ -53,8 +53,9 @@ class Rewiring:
         inputs[slot] = self._tensor(tensor)
 
     def before(self, index: int, kind: str, inputs: list[str], output: str) -> None:
-        """Insert a node before this one."""
-        self._runs[index].insert(0, self._made(kind, inputs, output, {}))
+        """Insert a node right before this one."""
+        run = self._runs[index]
+        run.insert(run.index(self._node(index)), self._made(kind, inputs, output, {}))
 
     def after(self, index: int, kind: str, inner: str, inputs: list[str], attributes: dict[str, Any]) -> None:
         """Insert a node right after this one that takes over its first output's name, now called ``inner``."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 
 from onnxprune.facts import Fact, Pin, Product, same
-from onnxprune.graph import Dim, Op, Shape
+from onnxprune.graph import Op, Shape
+from onnxprune.integers import Axis
+from onnxprune.symbols import Dim, split
+
+Run = tuple[str, list[int]]  # some axes of a tensor
 
 
 def in_place(op: Op, x: str, y: str, *, but: Collection[int] = ()) -> Iterator[Fact]:
@@ -55,9 +60,8 @@ def given_at_run_time(op: Op, slot: int, name: str) -> bool:
 
 def reshape(op: Op, x: str, y: str) -> Iterator[Fact]:
     """Both shapes split into the smallest runs of equal size; within a run, flat indices agree."""
-    for number, (a, b) in enumerate(runs(op.shape(x), op.shape(y))):
-        xs = [(x, i) for i in a if op.shape(x)[i] != 1]
-        ys = [(y, i) for i in b if op.shape(y)[i] != 1]
+    pieces = [piece for a, b in runs(op.shape(x), op.shape(y)) for piece in _pieces(op, (x, a), (y, b))]
+    for number, (xs, ys) in enumerate(pieces):
         if len(xs) == 1 and len(ys) == 1:
             yield same(*xs[0], *ys[0])
         elif len(xs) == 1 and ys:
@@ -68,6 +72,37 @@ def reshape(op: Op, x: str, y: str) -> Iterator[Fact]:
             flat = (f"{y}\0{number}", 0)  # no tensor has this name: the run, flattened
             yield Product(flat, tuple(xs))
             yield Product(flat, tuple(ys))
+
+
+def _pieces(op: Op, x: Run, y: Run) -> Iterator[tuple[list[Axis], list[Axis]]]:
+    """The axes of a run between two places where a symbolic size stands, which must be the same places in x and y.
+
+    Of an axis of size ``"12*batch"``, what lies behind the batch is the part of size 12.
+    """
+    (names, xs), (others, ys) = _cut_at_names(op, x), _cut_at_names(op, y)
+    if names == others and list(map(_product, xs)) == list(map(_product, ys)):
+        for a, b in zip(xs, ys, strict=True):
+            yield [axis for axis, _ in a], [axis for axis, _ in b]
+
+
+def _product(part: list[tuple[Axis, int]]) -> int:
+    return math.prod(size for _, size in part)
+
+
+def _cut_at_names(op: Op, run: Run) -> tuple[list[Counter[str]], list[list[tuple[Axis, int]]]]:
+    tensor, axes = run
+    names: list[Counter[str]] = []
+    parts: list[list[tuple[Axis, int]]] = [[]]
+    for axis in axes:
+        factor, symbols = split(op.shape(tensor)[axis])
+        if symbols and (parts[-1] or not names):
+            names.append(Counter(symbols))
+            parts.append([])
+        elif symbols:
+            names[-1].update(symbols)
+        if factor != 1:
+            parts[-1].append(((tensor, axis), factor))
+    return names, parts
 
 
 def runs(x: Shape, y: Shape) -> Iterator[tuple[list[int], list[int]]]:
@@ -107,7 +142,5 @@ def _runs(x: Sequence[tuple[int, Dim]], y: Sequence[tuple[int, Dim]]) -> Iterato
 
 
 def _size(run: Sequence[tuple[int, Dim]]) -> tuple[int, Counter[str]]:
-    number = 1
-    for _, dim in run:
-        number *= dim if isinstance(dim, int) else 1
-    return number, Counter(dim for _, dim in run if isinstance(dim, str))
+    parts = [split(dim) for _, dim in run]
+    return math.prod(part.factor for part in parts), Counter(name for part in parts for name in part.names)

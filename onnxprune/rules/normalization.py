@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxprune.facts import Fact, Pin, Pole, same
+import numpy as np
+
+from onnxprune.facts import Count, Fact, Pin, Pole, Slot, mapped, repeat, same
 from onnxprune.graph import Op
 from onnxprune.registry import FIRST, RuleTable, Terms, rule_for
 from onnxprune.rules.layout import broadcast, in_place, normalized_axis, pin_all
@@ -12,6 +14,7 @@ from onnxprune.rules.layout import broadcast, in_place, normalized_axis, pin_all
 RULES: RuleTable = {}
 
 SCALE_AND_BIAS: Terms = ((1,), (2,))
+PER_CHANNEL = 21  # since this opset, GroupNormalization's parameters have one entry per channel, not per group
 
 
 @rule_for(RULES, "BatchNormalization", zero=SCALE_AND_BIAS)
@@ -38,6 +41,32 @@ def instance_normalization(op: Op) -> Iterator[Fact]:
         yield same(parameter, 0, y, 1)
     for axis in spatial:
         yield Pin((x, axis), f"{op.label} normalises over it")
+
+
+@rule_for(RULES, "GroupNormalization", zero=SCALE_AND_BIAS)
+def group_normalization(op: Op) -> Iterator[Fact]:
+    """Statistics are taken over a group of neighbouring channels, which stays or goes as a whole."""
+    x, y, groups, channels = op.ins[0], op.out, op.attr("num_groups"), op.shape(op.ins[0])[1]
+    if groups == 1 or op.attr("epsilon", 1e-5) <= 0 or not isinstance(channels, int):
+        yield from pin_all(op, f"{op.label} normalises over all channels, or has no epsilon")
+        return
+    spatial, per = range(2, op.rank(x)), channels // groups
+    yield from in_place(op, x, y, but=spatial)
+    for axis in spatial:
+        yield Pin((x, axis), f"{op.label} normalises over it")
+    for parameter in op.ins[1:3]:
+        yield same(parameter, 0, y, 1) if op.version >= PER_CHANNEL else repeat(parameter, 0, y, 1, per, groups)
+    yield mapped(y, 1, np.arange(channels) // per * per, y, 1)
+    yield Count(Slot("num_groups"), None, (y, 1), 0, channels, per)
+
+
+@rule_for(RULES, "LpNormalization", zero=FIRST)
+def lp_normalization(op: Op) -> Iterator[Fact]:
+    """All indices of one axis are divided by one norm (by which nothing is divided where it is zero); others stay."""
+    x, axis = op.ins[0], normalized_axis(op, -1, op.rank(op.ins[0]))
+    yield from in_place(op, x, op.out, but=(axis,))
+    for name in (x, op.out):
+        yield Pin((name, axis), f"{op.label} normalises over it: removing an index changes all others")
 
 
 @rule_for(RULES, "LayerNormalization", "RMSNormalization")

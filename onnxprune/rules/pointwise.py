@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxprune.facts import Fact, Pin, Pole
+from onnxprune.facts import Fact, Free, Pin, Pole
 from onnxprune.graph import Op
 from onnxprune.registry import FIRST, RuleTable, Terms, rule_for
 from onnxprune.rules.layout import broadcast, in_place, normalized_axis, pin_all
@@ -58,6 +58,7 @@ MOVES_ZERO = (
     "BitwiseNot",
     "Shrink",
     "ThresholdedRelu",
+    "BitCast",  # of a negative zero
 )
 
 
@@ -79,6 +80,14 @@ def singular(op: Op) -> Iterator[Fact]:
     yield from in_place(op, op.ins[0], op.out)
     for axis in range(op.rank(op.ins[0])):
         yield Pole((op.ins[0], axis))
+
+
+@rule_for(RULES, "CastLike", zero=FIRST)
+def cast_like(op: Op) -> Iterator[Fact]:
+    """Every axis of x is the same axis of y; of the other input, only the type is read."""
+    yield from in_place(op, op.ins[0], op.out)
+    for axis in range(op.rank(op.ins[1])):
+        yield Free((op.ins[1], axis))
 
 
 def _clip_zero(op: Op) -> Terms | None:

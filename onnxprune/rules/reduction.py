@@ -45,6 +45,16 @@ def arg_reduce(op: Op) -> Iterator[Fact]:
     yield Pin((x, axis), f"{op.label} returns positions on it")
 
 
+@rule_for(RULES, "Det", zero=FIRST)
+def determinant(op: Op) -> Iterator[Fact]:
+    """The last two axes are a matrix; those before it stay."""
+    x, rank = op.ins[0], op.rank(op.ins[0])
+    for axis in range(rank - 2):
+        yield same(x, axis, op.out, axis)
+    for axis in (rank - 2, rank - 1):
+        yield Pin((x, axis), f"{op.label} needs the whole matrix")
+
+
 def _kept(op: Op, x: str, rank: int, reduced: list[int]) -> Iterator[Fact]:
     if op.attr("keepdims", 1):
         yield from in_place(op, x, op.out, but=reduced)

@@ -16,6 +16,7 @@ from onnxprune.rules.layout import (
     reshape,
     unknown_axes,
 )
+from onnxprune.symbols import split
 
 RULES: RuleTable = {}
 
@@ -40,11 +41,16 @@ def sizes(op: Op) -> Iterator[Fact]:
 
 
 def sizes_of(op: Op, slot: Slot, follow_by_themselves: Collection[int] = ()) -> Iterator[Fact]:
-    """Element i of the node's shape number is the size of the output's axis i."""
-    wanted = op.numbers(slot.name, slot.slot or 0) or []
-    for axis, size in enumerate(op.shape(op.out)):
-        if isinstance(size, int) and size > 1 and axis < len(wanted) and axis not in follow_by_themselves:
-            yield Count(slot, axis, (op.out, axis), 0, size)
+    """Element i of the node's shape number is the size of the output's axis i (counted from the last)."""
+    wanted, rank = op.sizes(slot.name, slot.slot) or [], op.rank(op.out)
+    for element, value in enumerate(wanted):
+        axis = element + rank - len(wanted)
+        size = op.shape(op.out)[axis]
+        if element in follow_by_themselves or split(size).factor < 2:
+            continue
+        if isinstance(size, str) and value != size:
+            yield Pin((op.out, axis), f"{op.label} takes a size on it that is not known before running")
+        yield Count(slot, element, (op.out, axis), 0, split(size).factor)
 
 
 @rule_for(RULES, "Reshape", zero=FIRST, sizes=(1,))
@@ -112,13 +118,11 @@ def expand(op: Op) -> Iterator[Fact]:
         return
     yield from broadcast(op, x, y)
     wanted = op.numbers("shape", 1) or []
-    shift = op.rank(y) - len(wanted)
-    for element, value in enumerate(wanted):
-        axis, size = element + shift, op.shape(y)[element + shift]
-        if axis < op.rank(y) - op.rank(x) or op.shape(x)[axis - op.rank(y) + op.rank(x)] == 1:
+    added = op.rank(y) - op.rank(x)
+    for axis in range(op.rank(y)):
+        if axis < added or op.shape(x)[axis - added] == 1:
             yield Free((y, axis))
-        if value != 1 and isinstance(size, int):
-            yield Count(SHAPE, element, (y, axis), 0, size)
+    yield from sizes_of(op, SHAPE, {element for element, value in enumerate(wanted) if value == 1})
 
 
 @rule_for(RULES, "Tile", zero=FIRST, sizes=(1,))

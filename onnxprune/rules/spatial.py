@@ -1,4 +1,4 @@
-"""Operators that trade resolution: interpolation, and blocks of channels moved into space and back."""
+"""Operators that trade resolution: interpolation, cropping, and blocks of channels moved into space and back."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from onnxprune.facts import Count, Fact, Slot, mapped, same, tile
+from onnxprune.facts import Count, Fact, Macs, Pin, Slot, mapped, repeat, same, tile
 from onnxprune.graph import Op
 from onnxprune.registry import FIRST, RuleTable, rule_for
-from onnxprune.rules.layout import given_at_run_time, pin_all
+from onnxprune.rules.layout import given_at_run_time, in_place, pin_all
 
 RULES: RuleTable = {}
 
@@ -72,3 +72,88 @@ def space_to_depth(op: Op) -> Iterator[Fact]:
     yield same(x, 0, y, 0)
     if isinstance(channels, int):
         yield tile(x, 1, y, 1, op.attr("blocksize") ** 2, channels)
+
+
+@rule_for(RULES, "Col2Im", zero=FIRST)
+def col_to_im(op: Op) -> Iterator[Fact]:
+    """Every output channel is put together from a run of input channels, one for each place of a block."""
+    x, y = op.ins[0], op.out
+    columns, channels = op.shape(x)[1], op.shape(y)[1]
+    yield same(x, 0, y, 0)
+    if isinstance(columns, int) and isinstance(channels, int):
+        yield repeat(y, 1, x, 1, columns // channels, channels)
+
+
+@rule_for(RULES, "CenterCropPad", zero=FIRST, sizes=(1,))
+def center_crop_pad(op: Op) -> Iterator[Fact]:
+    """Axes whose given size is their size stay, and the size follows; the others are cropped or padded."""
+    x, y, rank = op.ins[0], op.out, op.rank(op.ins[0])
+    axes = [axis % rank for axis in op.attr("axes") or range(rank)]
+    yield from in_place(op, x, y, but=axes)
+    for element, (axis, wanted) in enumerate(zip(axes, op.numbers("shape", 1) or [], strict=False)):
+        if wanted == op.shape(x)[axis]:
+            yield same(x, axis, y, axis)
+            yield Count(Slot("shape", 1), element, (y, axis), 0, wanted)
+
+
+@rule_for(RULES, "GridSample", zero=FIRST)
+def grid_sample(op: Op) -> Iterator[Fact]:
+    """Every channel of a picture is read at the same places; the grid has one entry per picture."""
+    x, grid, y = op.ins[0], op.ins[1], op.out
+    yield same(x, 0, y, 0)
+    yield same(grid, 0, y, 0)
+    yield same(x, 1, y, 1)
+
+
+@rule_for(RULES, "AffineGrid", zero=FIRST, sizes=(1,))
+def affine_grid(op: Op) -> Iterator[Fact]:
+    """One grid per map; the size also names a number of channels, on which nothing depends."""
+    theta, y, size = op.ins[0], op.out, Slot("size", 1)
+    pictures = op.shape(theta)[0]
+    if given_at_run_time(op, 1, "size"):
+        yield from pin_all(op, f"{op.label} takes a size that is not known before running")
+        return
+    yield same(theta, 0, y, 0)
+    if isinstance(pictures, int):
+        yield Count(size, 0, (y, 0), 0, pictures)
+    channels = op.graph.numbers[op.ins[1]].ravel()[1] if op.ins[1] in op.graph.numbers else None
+    if channels is not None and channels.known and len(channels.reads) == 1:
+        (axis,) = channels.reads
+        if op.graph.shapes[axis[0]][axis[1]] == channels.value:
+            yield Count(size, 1, axis, 0, channels.value)
+
+
+@rule_for(RULES, "RoiAlign", "MaxRoiPool", zero=FIRST)
+def pool_of_regions(op: Op) -> Iterator[Fact]:
+    """Channels stay in place; each region names its picture."""
+    x, y = op.ins[0], op.out
+    for regions in op.ins[1:]:
+        yield same(regions, 0, y, 0)
+    yield same(x, 1, y, 1)
+    yield Pin((x, 0), f"{op.label} picks pictures from it at run time")
+
+
+@rule_for(RULES, "DeformConv", zero=((0, 1), (3,)))
+def deform_conv(op: Op) -> Iterator[Fact]:
+    """A convolution that reads at shifted places; each group of shifts keeps as many channels as the others."""
+    x, w, y, group, shifts = op.ins[0], op.ins[1], op.out, op.attr("group", 1), op.attr("offset_group", 1)
+    channels, outputs, per_group = op.shape(x)[1], op.shape(w)[0], op.shape(w)[1]
+    if not (isinstance(channels, int) and isinstance(outputs, int) and isinstance(per_group, int)):
+        return
+    for name in (x, op.ins[2], *op.ins[4:]):
+        if name:
+            yield same(name, 0, y, 0)
+    yield same(w, 0, y, 1)
+    if op.has(3):
+        yield same(op.ins[3], 0, y, 1)
+    yield Macs(((y, 0), *((y, a) for a in range(2, op.rank(y))), *((w, a) for a in range(op.rank(w)))))
+    if group == 1:
+        yield same(x, 1, w, 1, sums=True)
+    elif per_group == 1:
+        yield repeat(x, 1, y, 1, outputs // channels, channels)
+        yield Count(Slot("group"), None, (x, 1), 0, channels)
+    else:
+        yield tile(w, 1, x, 1, group, per_group, sums=True)
+        yield mapped(y, 1, np.arange(outputs) % (outputs // group), y, 1)
+    if shifts > 1:
+        yield mapped(x, 1, np.arange(channels) % (channels // shifts), x, 1)

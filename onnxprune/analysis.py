@@ -137,7 +137,8 @@ class Analysis:
 
     def _pin_what_does_not_vanish(self) -> None:
         graph, closure = self.graph, self.closure
-        ops = [op for op in graph.ops if absorb.summing(self.facts[op.index], graph)]
+        vanishes = set(graph.constants()) - self.codes.parameters
+        ops = [op for op in graph.ops if absorb.summing(self.facts[op.index], vanishes.__contains__)]
         if not any(closure.free(self.number(a)) for op in ops for a in _summed(self.facts[op.index])):
             return
         zeros = absorb.Zeros(graph, self.facts, self._zero_terms, self._fixed, self.codes)

@@ -93,6 +93,8 @@ def rank(analysis: Analysis, name: str = "l2", seed: int = 0) -> Ranking:
     by_index = np.zeros(analysis.closure.space)
     unscored: dict[int, str] = {}
     for tensor, slices in groupby(analysis.slices(), key=lambda found: found[0][0]):
+        if tensor in analysis.codes.parameters:
+            continue  # they say how codes are read, and count in the values of the codes
         weight = _real(analysis, tensor)
         for axis, units in slices:
             values = table[name](weight, axis[1], rng)

@@ -295,6 +295,8 @@ class Graph:
             self._merge(op.out, reshaped(self.shapes[op.ins[0]], values[op.ins[1]], op.out))
         elif op.kind == "Expand" and op.ins[0] in self.shapes and op.ins[1] in values:
             self._merge(op.out, expanded(self.shapes[op.ins[0]], values[op.ins[1]], op.out))
+        elif op.kind == "Range" and (length := counted(*(self._number(name, values) for name in op.ins))) is not None:
+            self._merge(op.out, (length,))
         else:
             self._fill_by_schema(op, values)
         for name in op.outs:
@@ -367,6 +369,14 @@ def expanded(shape: Shape, target: Numbers, out: str) -> Shape:
     a: list[Dim] = [*[1] * (rank - len(shape)), *shape]
     b: list[Dim] = [*[1] * (rank - len(wanted)), *wanted]
     return tuple(y if x == 1 else x for x, y in zip(a, b, strict=True))
+
+
+def counted(start: Numbers | None, limit: Numbers | None, step: Numbers | None) -> Dim | None:
+    """The length of a ``Range`` that counts from 0 in steps of 1 to a size."""
+    if start is None or limit is None or step is None or (start.item().value, step.item().value) != (0, 1):
+        return None
+    size = limit.item().value
+    return size if isinstance(size, int | str) else None
 
 
 def product(dims: Iterable[Dim]) -> Dim:

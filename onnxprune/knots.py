@@ -1,14 +1,16 @@
 """Products: where one axis is made of others, a cut must follow exactly one of them, or a rectangle is lost.
 
 A flat index is (h, d), say; removing h takes all its d with it. The factor to follow is settled by what is pinned,
-and where several are free: the heads of an attention (the batch axis of a product of two activations) first, then
-the factor that leaves the most units.
+and where several are free: the heads of an attention (the batch axis of a product of two activations, or what that is
+made of) first, then the factor that most products share, then the one that leaves the most units.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -68,18 +70,35 @@ def _settle(closure: Closure, knot: Knot) -> bool:
 def _choose(closure: Closure, knots: list[Knot], is_head: Callable[[int], bool]) -> None:
     taken: set[int] = set()
     dropped: set[int] = set()
+    heads = _heads(closure, knots, is_head)
+    shared = Counter(root for knot in knots for root in {closure.root(f) for f in knot.factors})
+
+    def merit(knot: Knot, factor: int) -> tuple[bool, int, int]:
+        root = closure.root(factor)
+        return root in heads, shared[root], _units(closure, knot, factor)
+
     for knot in knots:
         live = _live(closure, knot)
         candidates = [f for f in live if closure.root(f) not in dropped] or live
         chosen = next((f for f in candidates if closure.root(f) in taken), None)
         if chosen is None:
-            chosen = max(candidates, key=lambda f: (is_head(f), _units(closure, knot, f)))
+            chosen = max(candidates, key=partial(merit, knot))
         taken.add(closure.root(chosen))
         for other in live:
             if other != chosen:
                 dropped.add(closure.root(other))
                 closure.pin(other, f"{knot.who} flattens it with another axis, which is cut instead")
         _follow(closure, knot, chosen)
+
+
+def _heads(closure: Closure, knots: list[Knot], is_head: Callable[[int], bool]) -> set[int]:
+    """The axes that number heads, by their roots: grouped ones (kv head, query of its group) are made of two."""
+    heads = {closure.root(n) for knot in knots for n in (knot.flat, *knot.factors) if is_head(n)}
+    before = -1
+    while len(heads) > before:
+        before = len(heads)
+        heads |= {closure.root(f) for knot in knots if closure.root(knot.flat) in heads for f in knot.factors}
+    return heads
 
 
 def _follow(closure: Closure, knot: Knot, factor: int) -> None:

@@ -15,10 +15,10 @@ from onnxprune.facts import Fact, Quantized
 from onnxprune.graph import Graph
 from onnxprune.record import Array
 
-MOVES = frozenset(
-    "Concat DepthToSpace Expand Flatten Gather Identity MaxPool Reshape Slice SpaceToDepth Split Squeeze Tile"
-    " Transpose Unsqueeze".split()
-)
+MOVES = {
+    *("Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Reshape", "Slice"),
+    *("SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
+}
 """Operators that leave every code as it is."""
 
 SIZES = ("Shape", "Size")

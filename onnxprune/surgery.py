@@ -50,7 +50,8 @@ def zero(analysis: Analysis, removed: Mask) -> Draft:
     """Write zeros, or the codes that stand for zero, into every slice of a constant tensor that the units own."""
     draft = _draft(analysis)
     for name, keep in _keeps(analysis, removed).items():
-        _replace(analysis, draft, name, _eraser(analysis, name, keep), {})
+        if name not in analysis.codes.parameters:  # codes are zeroed; how they are read stays
+            _replace(analysis, draft, name, _eraser(analysis, name, keep), {})
     return draft
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx.parser
@@ -21,30 +22,42 @@ from onnxprune.graph import Graph
 from onnxprune.inputs import synthesise
 from onnxprune.record import Record
 
+CODES = {getattr(onnx.TensorProto, name) for name in ("INT4", "UINT4", "INT8", "UINT8", "INT16", "UINT16")}
 OLD_RUNTIME = [int(part) for part in ort.__version__.split(".")[:2]] < [1, 24]
-HEADER = '<ir_version: {ir}, opset_import: ["" : {opset}]>\n'
+HEADER = '<ir_version: {ir}, opset_import: ["" : {opset}, "com.microsoft" : 1]>\n'
 
 
 def parse(text: str, *, opset: int = 17, ir: int = 8, seed: int = 0) -> onnx.ModelProto:
-    """A model from ONNX text; every value declared between ``<`` and ``>`` without a value becomes a random weight."""
+    """A model from ONNX text; every value declared between ``<`` and ``>`` without a value becomes a random weight.
+
+    What is called var… or scale… is positive; whole numbers are codes from all over their type's range.
+    """
     model = onnx.parser.parse_model(HEADER.format(ir=ir, opset=opset) + text)
     graph, rng = model.graph, np.random.default_rng(seed)
     produced = {name for node in graph.node for name in node.output}
     weights = [value for value in graph.value_info if value.name not in produced]
     for value in weights:
         kind = value.type.tensor_type
-        shape = [d.dim_value for d in kind.shape.dim]
-        values = rng.uniform(0.3, 1.0, shape) * rng.choice([-1, 1], shape)
-        if value.name.startswith("var"):
+        values = _random(rng, kind.elem_type, [d.dim_value for d in kind.shape.dim])
+        if value.name.startswith(("var", "scale")):
             values = np.abs(values)
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
-        graph.initializer.append(numpy_helper.from_array(values.astype(dtype), value.name))
+        graph.initializer.append(numpy_helper.from_array(values, value.name))
         if ir < 4:
             graph.input.append(value)
     kept = [value for value in graph.value_info if value.name in produced]
     del graph.value_info[:]
     graph.value_info.extend(kept)
     return model
+
+
+def _random(rng: np.random.Generator, kind: int, shape: list[int]) -> NDArray[Any]:
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
+    if kind in CODES:
+        limits = ml_dtypes.iinfo(dtype)
+        return np.asarray(rng.integers(limits.min, limits.max, shape, endpoint=True)).astype(dtype)
+    if kind == onnx.TensorProto.INT32:  # biases, in units of two scales
+        return np.asarray(rng.integers(-4096, 4096, shape)).astype(dtype)
+    return np.asarray(rng.uniform(0.3, 1.0, shape) * rng.choice([-1, 1], shape)).astype(dtype)
 
 
 def analyse(model: onnx.ModelProto) -> Analysis:

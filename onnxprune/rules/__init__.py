@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from onnxprune.registry import RuleTable, add
 from onnxprune.rules import (
+    attention,
     convolution,
+    einsum,
     joining,
     matmul,
     normalization,
+    picking,
+    pinned,
     pointwise,
     pooling,
     recurrent,
     reduction,
     shape,
+    signal,
     spatial,
 )
 
@@ -27,6 +32,11 @@ FAMILIES = (
     shape,
     joining,
     spatial,
+    einsum,
+    picking,
+    signal,
+    attention,
+    pinned,
 )
 
 

@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from onnxprune.facts import Batch, Fact, Macs, Pin, Sum, same
-from onnxprune.graph import Dim, Op
+from onnxprune.graph import Op, Shape
 from onnxprune.integers import Axis
 from onnxprune.registry import RuleTable, Terms, rule_for
+from onnxprune.symbols import Dim
 
 RULES: RuleTable = {}
 
@@ -22,7 +23,7 @@ def _any_factor(op: Op) -> Terms:
     return (tuple(range(len(op.ins))),)
 
 
-def _shapes(op: Op) -> Iterator[tuple[Dim, ...]]:
+def _shapes(op: Op) -> Iterator[Shape]:
     terms, result = labels(op)
     sizes: dict[str, Dim] = {}
     for x, term in zip(op.ins, terms, strict=True):

@@ -30,8 +30,13 @@ def gemm(op: Op) -> Iterator[Fact]:
 
 @rule_for(RULES, "MatMul", zero=((A, B),))
 def matmul(op: Op) -> Iterator[Fact]:
+    """A and B."""
+    yield from multiplied(op, op.ins[A], op.ins[B])
+
+
+def multiplied(op: Op, a: str, b: str) -> Iterator[Fact]:
     """A (…, M, K) · B (…, K, N), leading axes broadcast; a 1-D operand is a row or a column."""
-    a, b, y = op.ins[A], op.ins[B], op.out
+    y = op.out
     ra, rb, ry = op.rank(a), op.rank(b), op.rank(y)
     rows, columns = int(ra > 1), int(rb > 1)
     yield same(a, ra - 1, b, max(rb - 2, 0), sums=True)

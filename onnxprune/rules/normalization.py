@@ -6,15 +6,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from onnxprune.facts import Count, Fact, Pin, Pole, Slot, mapped, repeat, same
-from onnxprune.graph import Op
+from onnxprune.facts import Count, Fact, Pin, Pole, Slot, mapped, same
+from onnxprune.graph import Op, Shape
 from onnxprune.registry import FIRST, RuleTable, Terms, rule_for
 from onnxprune.rules.layout import broadcast, in_place, normalized_axis, pin_all
 
 RULES: RuleTable = {}
 
 SCALE_AND_BIAS: Terms = ((1,), (2,))
-PER_CHANNEL = 21  # since this opset, GroupNormalization's parameters have one entry per channel, not per group
 
 
 @rule_for(RULES, "BatchNormalization", zero=SCALE_AND_BIAS)
@@ -43,7 +42,11 @@ def instance_normalization(op: Op) -> Iterator[Fact]:
         yield Pin((x, axis), f"{op.label} normalises over it")
 
 
-@rule_for(RULES, "GroupNormalization", zero=SCALE_AND_BIAS)
+def _like_x(op: Op) -> Iterator[Shape]:
+    yield op.shape(op.ins[0])
+
+
+@rule_for(RULES, "GroupNormalization", zero=SCALE_AND_BIAS, shapes=_like_x)
 def group_normalization(op: Op) -> Iterator[Fact]:
     """Statistics are taken over a group of neighbouring channels, which stays or goes as a whole."""
     x, y, groups, channels = op.ins[0], op.out, op.attr("num_groups"), op.shape(op.ins[0])[1]
@@ -55,7 +58,7 @@ def group_normalization(op: Op) -> Iterator[Fact]:
     for axis in spatial:
         yield Pin((x, axis), f"{op.label} normalises over it")
     for parameter in op.ins[1:3]:
-        yield same(parameter, 0, y, 1) if op.version >= PER_CHANNEL else repeat(parameter, 0, y, 1, per, groups)
+        yield same(parameter, 0, y, 1)
     yield mapped(y, 1, np.arange(channels) // per * per, y, 1)
     yield Count(Slot("num_groups"), None, (y, 1), 0, channels, per)
 

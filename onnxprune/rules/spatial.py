@@ -116,6 +116,8 @@ def affine_grid(op: Op) -> Iterator[Fact]:
     yield same(theta, 0, y, 0)
     if isinstance(pictures, int):
         yield Count(size, 0, (y, 0), 0, pictures)
+    else:
+        yield Pin((theta, 0), f"{op.label} takes a size that is not known before running")
     channels = op.graph.numbers[op.ins[1]].ravel()[1] if op.ins[1] in op.graph.numbers else None
     if channels is not None and channels.known and len(channels.reads) == 1:
         (axis,) = channels.reads

@@ -291,10 +291,10 @@ class Graph:
 
     def _fill(self, op: Op, values: dict[str, Numbers]) -> None:
         """Infer a node's output shapes where ONNX's inference gave up, from the numbers that we know."""
-        if op.kind == "Reshape" and op.ins[0] in self.shapes and op.ins[1] in values and not op.attr("allowzero", 0):
-            self._merge(op.out, reshaped(self.shapes[op.ins[0]], values[op.ins[1]], op.out))
-        elif op.kind == "Expand" and op.ins[0] in self.shapes and op.ins[1] in values:
-            self._merge(op.out, expanded(self.shapes[op.ins[0]], values[op.ins[1]], op.out))
+        target = self._number(op.ins[1], values) if op.kind in TARGETED and op.ins[0] in self.shapes else None
+        copies = not op.attr("allowzero", 0)
+        if target is not None and (copies or all(number.value != 0 for number in target.ravel())):
+            self._merge(op.out, TARGETED[op.kind](self.shapes[op.ins[0]], target, op.out))
         elif op.kind == "Range" and (length := counted(*(self._number(name, values) for name in op.ins))) is not None:
             self._merge(op.out, (length,))
         else:
@@ -369,6 +369,9 @@ def expanded(shape: Shape, target: Numbers, out: str) -> Shape:
     a: list[Dim] = [*[1] * (rank - len(shape)), *shape]
     b: list[Dim] = [*[1] * (rank - len(wanted)), *wanted]
     return tuple(y if x == 1 else x for x, y in zip(a, b, strict=True))
+
+
+TARGETED = {"Reshape": reshaped, "Expand": expanded}
 
 
 def counted(start: Numbers | None, limit: Numbers | None, step: Numbers | None) -> Dim | None:

@@ -38,8 +38,9 @@ def split(dim: Dim) -> Product:
 
 
 def atom(name: str) -> str:
-    """A name that a model gave to a size, made safe to be multiplied: it stands for itself."""
-    return name.replace(TIMES, "·") if not name.isdecimal() else f"·{name}"
+    """A name that a model declares for a size. One that is a product in the file's own notation proves nothing."""
+    plain = TIMES not in name and not name.isdecimal()
+    return name if plain else f"?{name.replace(TIMES, '·')}"
 
 
 def times(a: Dim, b: Dim) -> Dim:

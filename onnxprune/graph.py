@@ -172,6 +172,8 @@ class Graph:
         bare.CopyFrom(self.record.proto)
         del bare.graph.value_info[:]
         for value in bare.graph.input:
+            _name_sizes(value.type)
+        for value in bare.graph.input:
             for dim, size in zip(value.type.tensor_type.shape.dim, self.bound.get(value.name, ()), strict=False):
                 dim.dim_value = size
         for output in bare.graph.output:
@@ -217,7 +219,10 @@ class Graph:
         for info in declared:  # what inference leaves open, a declaration may know
             inferred_shape = self.shapes.get(info.name)
             if inferred_shape is None or not all(isinstance(dim, int) for dim in inferred_shape):
-                self._learn(info.name, info.type)
+                kind = onnx.TypeProto()
+                kind.CopyFrom(info.type)
+                _name_sizes(kind)
+                self._learn(info.name, kind)
         for tensor in self.proto.initializer:
             self.shapes[tensor.name] = tuple(tensor.dims)
             self.types[tensor.name] = tensor.data_type
@@ -228,16 +233,7 @@ class Graph:
         if kind.tensor_type.elem_type:
             self.types[name] = kind.tensor_type.elem_type
         if kind.tensor_type.HasField("shape"):
-            dims = kind.tensor_type.shape.dim
-            learnt: list[Dim] = [
-                d.dim_value
-                if d.HasField("dim_value") and d.dim_value >= 0
-                else symbols.atom(d.dim_param)
-                if d.dim_param
-                else f"?{name}.{i}"
-                for i, d in enumerate(dims)
-            ]
-            self._merge(name, learnt)
+            self._merge(name, [_size(d, f"?{name}.{i}") for i, d in enumerate(kind.tensor_type.shape.dim)])
 
     def _merge(self, name: str, learnt: Sequence[Dim]) -> None:
         """Take what is learnt of a shape where it says more than what was known: a size, or a name that is shared."""
@@ -338,11 +334,10 @@ class Graph:
         return onnx.helper.make_tensor_type_proto(self.types[name], self.shapes.get(name))
 
 
-def _declared(dim: onnx.TensorShapeProto.Dimension, otherwise: str) -> Dim:
+def _size(dim: onnx.TensorShapeProto.Dimension, otherwise: str) -> Dim:
     """A size, or the name of one."""
-    if dim.HasField("dim_value") and dim.dim_value >= 0:
-        return int(dim.dim_value)
-    return symbols.atom(dim.dim_param) if dim.dim_param else otherwise
+    known = dim.HasField("dim_value") and dim.dim_value >= 0
+    return int(dim.dim_value) if known else dim.dim_param or otherwise
 
 
 def reshaped(shape: Shape, target: Numbers, out: str) -> Shape:
@@ -369,6 +364,13 @@ def expanded(shape: Shape, target: Numbers, out: str) -> Shape:
     a: list[Dim] = [*[1] * (rank - len(shape)), *shape]
     b: list[Dim] = [*[1] * (rank - len(wanted)), *wanted]
     return tuple(y if x == 1 else x for x, y in zip(a, b, strict=True))
+
+
+def _name_sizes(kind: onnx.TypeProto) -> None:
+    """Tell the names that a file declares for sizes from our own."""
+    for dim in kind.tensor_type.shape.dim:
+        if dim.dim_param:
+            dim.dim_param = symbols.atom(dim.dim_param)
 
 
 TARGETED = {"Reshape": reshaped, "Expand": expanded}

@@ -23,6 +23,7 @@ Sizes = list[Dim | None]  # of a tensor that a node is to make, as far as they a
 
 ONNX_DOMAINS = ("", "ai.onnx")
 MOST_ROUNDS = 4  # of handing evaluated numbers back to shape inference
+FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
 
 
 class Op:
@@ -108,7 +109,7 @@ class Graph:
     def __init__(self, record: Record, bound: Mapping[str, Sequence[int]] | None = None) -> None:
         self.record = record
         self.bound = dict(bound or {})
-        proto = record.proto
+        proto = record.structure
         self.proto = proto.graph
         self.opsets = {"" if o.domain in ONNX_DOMAINS else o.domain: o.version for o in proto.opset_import}
         self.ops = [Op(self, i, node) for i, node in enumerate(self.proto.node)]
@@ -169,7 +170,7 @@ class Graph:
         constants, until it learns nothing more.
         """
         bare = onnx.ModelProto()
-        bare.CopyFrom(self.record.proto)
+        bare.CopyFrom(self.record.structure)
         del bare.graph.value_info[:]
         for value in bare.graph.input:
             _name_sizes(value.type)
@@ -295,9 +296,13 @@ class Graph:
             self._merge(op.out, (length,))
         else:
             self._fill_by_schema(op, values)
-        for name in op.outs:
-            if name in self.shapes and name not in self.types and op.ins[0] in self.types:
-                self.types[name] = self.types[op.ins[0]]
+        rule = load("rules").get((op.domain, op.kind))
+        stated = None if rule is None or rule.typed_by is None or not op.has(rule.typed_by) else rule.typed_by
+        given = op.ins if stated is None else op.ins[stated : stated + 1]
+        kinds = [self.types[name] for name in given if name in self.types]
+        for name in op.outs:  # what a node picks or decodes is of its table's or its scale's type, not of its codes'
+            if name in self.shapes and name not in self.types and kinds:
+                self.types[name] = next((kind for kind in kinds if kind in FLOATS), kinds[0])
 
     def _fill_by_schema(self, op: Op, values: dict[str, Numbers]) -> None:
         data = {}

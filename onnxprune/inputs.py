@@ -26,6 +26,10 @@ LARGEST_INPUT = 1 << 28  # elements of an input whose shape was given
 LARGEST_GUESS = 1 << 24  # elements of inputs whose shapes are tried
 BATCH = 64  # rows of the user's data per run, where the model leaves the batch size open
 LIKELY = (64, 32, 224, 16, 128, 8, 256, 320, 512, 100, 1, 4, 1024, 4096, 16000)  # sizes to try for an open dimension
+MOST_SIZES = 8  # elements of a number that may hold an example's sizes
+MOST_GUESSES = 32
+LARGEST_SIZE = 1 << 14
+INT64 = onnx.TensorProto.INT64
 ATTEMPTS = 16  # at finding seeded inputs that a model gives finite outputs for
 MOVES = {"Cast", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Split", "Transpose", "Identity", "Flatten", "Clip"}
 
@@ -206,7 +210,7 @@ def bind(
         return {name: tuple(shape) for name, shape in given.items()}
     if feeds:
         return {name: _one_row(graph, name, array.shape) for name, array in feeds[0].items()}
-    for size in LIKELY:
+    for size in dict.fromkeys((*LIKELY, *_written(graph))):
         shapes = {v.name: tuple(given.get(v.name) or _guess(graph, v.name, size)) for v in open_inputs}
         if sum(map(math.prod, shapes.values())) > LARGEST_GUESS:
             continue
@@ -247,6 +251,13 @@ def _one_row(graph: Graph, name: str, shape: Sequence[int]) -> tuple[int, ...]:
 def _guess(graph: Graph, name: str, size: int) -> tuple[int, ...]:
     shape = graph.shapes.get(name, ())
     return tuple(d if isinstance(d, int) else 1 if axis == 0 else size for axis, d in enumerate(shape))
+
+
+def _written(graph: Graph) -> list[int]:
+    """Sizes that stand in the model's small numbers: an exporter may have written its example's sizes there."""
+    small = (n for n in graph.constants() if graph.elements(n) <= MOST_SIZES and graph.types.get(n) == INT64)
+    sizes = sorted({size for name in small for size in np.ravel(graph.constant(name)).tolist()})
+    return [size for size in sizes if 1 < size < LARGEST_SIZE][:MOST_GUESSES]
 
 
 def _waves(rng: np.random.Generator, shape: Sequence[int]) -> Array:

@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from onnx.inliner import inline_local_functions
 
 from onnxprune import external, files, soundness, wire
 from onnxprune.errors import FileError, RefusedError
@@ -62,6 +63,11 @@ class Record:
         self._externals = {
             t.name: external.locate(t, self.path, nbytes(t)) for t in self.proto.graph.initializer if is_external(t)
         }
+
+    @cached_property
+    def structure(self) -> onnx.ModelProto:
+        """``proto`` with its local functions written out where they are called; ``proto`` itself if it has none."""
+        return inline_local_functions(self.proto) if self.proto.functions else self.proto
 
     @cached_property
     def sha256(self) -> str:

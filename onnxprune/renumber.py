@@ -46,8 +46,7 @@ class Renumbering:
             fresh: dict[Slot, dict[int | None, Dim]] = defaultdict(dict)
             for fact in found:
                 if isinstance(fact, Count):
-                    kept = int(self._kept(fact.axis)[fact.low : fact.high].sum())
-                    fresh[fact.slot][fact.element] = kept // fact.per
+                    fresh[fact.slot][fact.element] = self._count(fact)
                 elif isinstance(fact, Positions):
                     self._repoint(op, fact)
                 else:
@@ -78,7 +77,7 @@ class Renumbering:
         return self.analysis.kept(axis, self.removed)
 
     def _count(self, fact: Count) -> Dim:
-        kept = int(self._kept(fact.axis)[fact.low : fact.high].sum())
+        kept = int(self._kept(fact.axis)[fact.low : fact.high].sum()) // fact.per
         tensor, axis = fact.axis
         names = split(self.graph.shapes[tensor][axis]).names if tensor in self.graph.shapes else ()
         return Product(kept, names).dim

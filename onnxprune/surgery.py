@@ -66,7 +66,7 @@ def keeps(analysis: Analysis, removed: Mask) -> dict[str, dict[int, list[int]]]:
 def _draft(analysis: Analysis) -> Draft:
     record = analysis.graph.record
     proto = onnx.ModelProto()
-    proto.CopyFrom(record.proto)
+    proto.CopyFrom(record.structure)
     return Draft(record, proto)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from onnxprune.facts import Fact, Pole, Quantized, Sum, Tie, ties
 from onnxprune.graph import Graph, Op
 from onnxprune.integers import Axis
-from onnxprune.quantization import MOVES, Codes, Rest
+from onnxprune.quantization import Codes, Rest, moves
 from onnxprune.registry import Terms
 
 Wanted = Mapping[str, Rest | None]
@@ -62,12 +62,12 @@ class Zeros:
         if terms is None:
             return
         links, wanted = _links(facts), self.wanted(facts)
-        moves = op.kind in MOVES and op.domain == ""
+        carries = moves(op)
         for y in op.outs:
             for a in range(len(self.graph.shapes.get(y, ()))):
                 if self.fixed((y, a)):
                     continue
-                if moves:
+                if carries:
                     wanted = dict.fromkeys((*op.ins, y), self._carried(op, (y, a), links))
                 zero = wanted.get(y, 0)
                 if zero is not None and all(self._term(op, slots, (y, a), links, wanted) for slots in terms):

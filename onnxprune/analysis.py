@@ -87,7 +87,7 @@ class Analysis:
         return frozenset(o.name for o in self.graph.proto.output)
 
     def _refused(self, op: Op, why: str) -> tuple[Fact, ...]:
-        return tuple(facts.Pin(axis, why) for name in {*op.ins, *op.outs} for axis in self._axes(name))
+        return tuple(facts.Pin(axis, why) for name in op.tensors for axis in self._axes(name))
 
     def _axes(self, name: str) -> Iterator[Axis]:
         return ((name, a) for a in range(len(self.graph.shapes.get(name, ()))))
@@ -117,7 +117,7 @@ class Analysis:
                 number(fact.axis)
                 mentioned.add(fact.axis)
         why = f"{op.label} needs it whole"
-        for name in {*op.ins, *op.outs}:
+        for name in op.tensors:
             for axis in self._axes(name):
                 if axis not in mentioned:
                     closure.pin(number(axis), why)

@@ -18,6 +18,7 @@ from rich.console import Console
 from onnxprune import api, files, render
 from onnxprune.errors import FileError, PruneError
 from onnxprune.inputs import parse_shape
+from onnxprune.operators import page, registered, unknown
 from onnxprune.options import (
     BUDGET,
     DATA,
@@ -290,6 +291,22 @@ def passes(json_to: str | None) -> None:
 def criteria(json_to: str | None) -> None:
     """List the criteria."""
     _list(load("criteria"), json_to)
+
+
+@main.command()
+@click.option("--markdown", is_flag=True, help="Print the page that comes with the package.")
+@JSON
+def operators(markdown: bool, json_to: str | None) -> None:
+    """List the operators, and what is known of each."""
+    if markdown and json_to:
+        raise click.UsageError("Give one of --markdown and --json.")
+    _check_files([], [json_to])
+    if markdown:
+        click.echo(page(registered()), nl=False)
+        return
+    known = registered() + unknown()
+    plain = {"operators": [entry._asdict() for entry in sorted(known)]}
+    _show(plain, json_to, lambda console: render.operators(console, sorted(known)))
 
 
 def _list(table: Mapping[str, Any], json_to: str | None) -> None:

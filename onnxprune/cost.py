@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -15,12 +14,12 @@ from onnxprune.facts import Macs
 from onnxprune.graph import Graph
 from onnxprune.integers import Axis
 from onnxprune.pins import WHOLE_TYPES
-from onnxprune.record import nbytes
+from onnxprune.tensors import bits, nbytes
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Parameters (weight elements), bytes (on disk) and MACs (one run at the bound input shapes)."""
+    """Parameters (weight elements, packed codes one by one), bytes (on disk), MACs (one run at the bound shapes)."""
 
     params: int
     bytes: int
@@ -74,7 +73,8 @@ class CostModel:
         weights = [n for n in graph.constants() if graph.constant_tensor(n).data_type not in WHOLE_TYPES]
         self._analysis = analysis
         self._params = _Products(analysis, ([(n, a) for a in range(len(graph.shapes[n]))] for n in weights), graph)
-        self._bits = np.array([_bits(graph, name) for name in weights], dtype=np.int64)
+        self._bits = np.array([bits(graph.constant_tensor(name)) for name in weights], dtype=np.int64)
+        self._codes = np.array([analysis.codes.in_one_element(name) for name in weights], dtype=np.int64)
         stated = (fact for facts in analysis.facts for fact in facts if isinstance(fact, Macs))
         self._macs = _Products(analysis, (fact.axes for fact in stated), bound)
         self._structure = graph.record.nbytes - sum(nbytes(graph.constant_tensor(n)) for n in weights)
@@ -82,16 +82,11 @@ class CostModel:
     def __call__(self, removed: Mask) -> Cost:
         """The cost once these units are gone; bytes are the file's, its structure unchanged."""
         widths = self._analysis.widths(removed)
-        params = self._params(widths)
-        weight_bytes = (int((params * self._bits).sum()) + 7) // 8
-        return Cost(int(params.sum()), self._structure + weight_bytes, int(self._macs(widths).sum()))
+        elements = self._params(widths)
+        weight_bytes = int(((elements * self._bits + 7) // 8).sum())
+        return Cost(int((elements * self._codes).sum()), self._structure + weight_bytes, int(self._macs(widths).sum()))
 
     @property
     def dense(self) -> Cost:
         """The cost of the model as it is."""
         return self(np.zeros(self._analysis.units, dtype=bool))
-
-
-def _bits(graph: Graph, name: str) -> int:
-    tensor = graph.constant_tensor(name)
-    return nbytes(tensor) * 8 // max(1, int(math.prod(tensor.dims)))

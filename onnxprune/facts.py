@@ -99,7 +99,7 @@ class Quantized(NamedTuple):
     """The node reads or writes codes, which stand for ``(code - zero)`` times all scales.
 
     ``scales`` and ``zero`` name tensors; without ``zero``, code 0 stands for 0. Their axis d has one entry per index of
-    the codes' axis ``axes[d]``, or one per ``block`` indices.
+    the codes' axis ``axes[d]``, or one per ``block`` indices. Codes of a few ``bits`` are packed into bytes.
     """
 
     codes: str
@@ -107,6 +107,7 @@ class Quantized(NamedTuple):
     zero: str | None = None
     axes: tuple[int, ...] = ()
     block: int = 0
+    bits: int = 0
 
 
 class Count(NamedTuple):

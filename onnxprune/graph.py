@@ -1,43 +1,47 @@
-"""The graph as rules and solver read it: nodes in order, shapes, constants, small numbers. Nothing here edits."""
+"""The graph as rules and solver read it: nodes in order, shapes, constants, small numbers. Nothing here edits.
+
+The nodes of bodies (If, Loop, Scan) stand among the others, right before the node that holds them.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, reduce
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnxprune import integers, symbols
+from onnxprune.homes import Home, Namer, Path, bodies
+from onnxprune.inference import Inference
 from onnxprune.integers import Numbers
 from onnxprune.record import Array, Record
-from onnxprune.registry import load
-from onnxprune.symbols import Dim, settled
+from onnxprune.symbols import Dim as Dim
+from onnxprune.symbols import Shape as Shape
 
-Shape = tuple[Dim, ...]
 Sizes = list[Dim | None]  # of a tensor that a node is to make, as far as they are known
 
 ONNX_DOMAINS = ("", "ai.onnx")
-MOST_ROUNDS = 4  # of handing evaluated numbers back to shape inference
-FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
 
 
 class Op:
     """One node, as a rule sees it."""
 
-    def __init__(self, graph: Graph, index: int, node: onnx.NodeProto) -> None:
+    def __init__(self, graph: Graph, node: onnx.NodeProto, home: Home, place: int, bodies: tuple[Home, ...]) -> None:
         self.graph = graph
-        self.index = index
+        self.index = len(graph.ops)
         self.node = node
+        self.home, self.place = home, place
+        self.bodies = bodies
         self.kind = node.op_type
         self.domain = "" if node.domain in ONNX_DOMAINS else node.domain
         self.version = graph.opsets.get(self.domain, 0)
-        self.ins = tuple(node.input)
-        self.outs = tuple(node.output)
+        names = home.names
+        self.ins = tuple([names.get(name, name) for name in node.input])
+        self.outs = tuple([names.get(name, name) for name in node.output])
 
     @property
     def out(self) -> str:
@@ -48,6 +52,12 @@ class Op:
     def label(self) -> str:
         """How messages name this node."""
         return f"{self.kind} {self.node.name!r}" if self.node.name else f"{self.kind} #{self.index} ({self.out!r})"
+
+    @property
+    def tensors(self) -> list[str]:
+        """All that it reads or writes, and what its bodies are handed and hand out."""
+        ends = (name for body in self.bodies for name in (*body.inputs, *body.outputs))
+        return [name for name in dict.fromkeys((*self.ins, *self.outs, *ends)) if name]
 
     def has(self, slot: int) -> bool:
         """Whether an optional input is given."""
@@ -99,7 +109,7 @@ class Op:
 
 
 class Graph:
-    """A model's main graph, read only.
+    """A model's graph, read only.
 
     Args:
         record: the model.
@@ -112,25 +122,41 @@ class Graph:
         proto = record.structure
         self.proto = proto.graph
         self.opsets = {"" if o.domain in ONNX_DOMAINS else o.domain: o.version for o in proto.opset_import}
-        self.ops = [Op(self, i, node) for i, node in enumerate(self.proto.node)]
-        self.initializers = {t.name: t for t in self.proto.initializer}
+        self.ops: list[Op] = []
+        self.homes: list[Home] = []
+        self._namer = Namer()
+        self._enter((), self.proto, {})
+        self.initializers = {name: tensor for home in self.homes for name, tensor in home.initializers.items()}
         self.constant_nodes = {
             op.out: op for op in self.ops if op.kind == "Constant" and op.domain == "" and op.attr("value") is not None
         }
+        main = self.homes[0].initializers
         overridable = {i.name for i in self.proto.input} if proto.ir_version >= 4 else set[str]()
-        self.overridable = overridable & set(self.initializers)
-        self.inputs = [i for i in self.proto.input if i.name not in self.initializers]
-        self.captured = {name for op in self.ops for name in captures(op.node)}
+        self.overridable = overridable & set(main)
+        self.inputs = [i for i in self.proto.input if i.name not in main]
         self.producer = {name: op for op in self.ops for name in op.outs if name}
         self.consumers: dict[str, list[tuple[Op, int]]] = defaultdict(list)
         for op in self.ops:
             for slot, name in enumerate(op.ins):
                 if name:
                     self.consumers[name].append((op, slot))
+        self.handed_out = {name for home in self.homes for name in home.outputs}
         self.shapes: dict[str, Shape] = {}
         self.types: dict[str, int] = {}  # of elements
         self.numbers: dict[str, Numbers] = {}
-        self._infer()
+        Inference(self).run()
+
+    def _enter(self, path: Path, proto: onnx.GraphProto, outer: Mapping[str, str]) -> Home:
+        """List the nodes of a graph, those of bodies before the node that holds them."""
+        home = self._namer.home(path, proto, outer)
+        self.homes.append(home)
+        for place, node in enumerate(proto.node):
+            inner = [
+                self._enter((*path, (place, attribute, number)), body, home.names)
+                for attribute, number, body in bodies(node)
+            ]
+            self.ops.append(Op(self, node, home, place, tuple(inner)))
+        return home
 
     def is_constant(self, name: str) -> bool:
         """Whether a tensor's values are fixed in the model: an initializer, or a Constant node's output."""
@@ -140,7 +166,10 @@ class Graph:
         """The values of a constant tensor."""
         if name in self.constant_nodes:
             return numpy_helper.to_array(self.constant_tensor(name))
-        return self.record.array(name) if name in self.initializers and name not in self.overridable else None
+        if name in self.overridable or name not in self.initializers:
+            return None
+        in_main = name in self.homes[0].initializers
+        return self.record.array(name) if in_main else numpy_helper.to_array(self.initializers[name])
 
     def constant_tensor(self, name: str) -> onnx.TensorProto:
         """The description (type, dims) of a constant tensor."""
@@ -161,250 +190,7 @@ class Graph:
 
     def evaluate(self, shapes: dict[str, Shape]) -> dict[str, Numbers]:
         """The small numbers that the graph computes when its tensors have these shapes."""
-        return self._forward(shapes, fill=False)
-
-    def _infer(self) -> None:
-        """Shapes from inputs and weights alone; what the file declares only fills gaps.
-
-        ONNX's inference does not follow every computed shape. Numbers that we could evaluate are handed back to it as
-        constants, until it learns nothing more.
-        """
-        bare = onnx.ModelProto()
-        bare.CopyFrom(self.record.structure)
-        del bare.graph.value_info[:]
-        for value in bare.graph.input:
-            _name_sizes(value.type)
-        for value in bare.graph.input:
-            for dim, size in zip(value.type.tensor_type.shape.dim, self.bound.get(value.name, ()), strict=False):
-                dim.dim_value = size
-        for output in bare.graph.output:
-            output.type.tensor_type.ClearField("shape")
-        given: set[str] = set()
-        for _ in range(MOST_ROUNDS):
-            self._learn_all(bare)
-            self.numbers = self._forward(self.shapes, fill=True)
-            new = self._computed_sizes() - given
-            if not new:
-                return
-            given |= new
-            for name in sorted(new):
-                plain = integers.known(self.numbers[name])
-                bare.graph.initializer.append(
-                    numpy_helper.from_array(np.asarray(plain, dtype=np.int64), f"{name}\0known")
-                )
-            for node, op in zip(bare.graph.node, self.ops, strict=True):
-                for slot, name in enumerate(op.ins):
-                    if name in given and slot > 0:
-                        node.input[slot] = f"{name}\0known"
-
-    def _computed_sizes(self) -> set[str]:
-        """Known numbers that nodes compute for nodes whose output shape is not fully known."""
-        return {
-            name
-            for op in self.ops
-            if any(y and self._is_open(y) for y in op.outs)
-            for name in op.ins[1:]
-            if name in self.numbers and not self.is_constant(name) and integers.known(self.numbers[name]) is not None
-        }
-
-    def _learn_all(self, bare: onnx.ModelProto) -> None:
-        try:
-            inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
-        except Exception:
-            inferred = self.proto  # inference refuses some valid models; what is declared must do
-        declared = [] if self.bound else [*self.proto.value_info, *self.proto.output]
-        self.shapes.clear()
-        inputs = [value for value in bare.graph.input if value.name not in self.initializers]
-        for info in [*inputs, *inferred.value_info, *inferred.output]:
-            self._learn(info.name, info.type)
-        for info in declared:  # what inference leaves open, a declaration may know
-            inferred_shape = self.shapes.get(info.name)
-            if inferred_shape is None or not all(isinstance(dim, int) for dim in inferred_shape):
-                kind = onnx.TypeProto()
-                kind.CopyFrom(info.type)
-                _name_sizes(kind)
-                self._learn(info.name, kind)
-        for tensor in self.proto.initializer:
-            self.shapes[tensor.name] = tuple(tensor.dims)
-            self.types[tensor.name] = tensor.data_type
-
-    def _learn(self, name: str, kind: onnx.TypeProto) -> None:
-        if not kind.HasField("tensor_type"):
-            return
-        if kind.tensor_type.elem_type:
-            self.types[name] = kind.tensor_type.elem_type
-        if kind.tensor_type.HasField("shape"):
-            self._merge(name, [_size(d, f"?{name}.{i}") for i, d in enumerate(kind.tensor_type.shape.dim)])
-
-    def _merge(self, name: str, learnt: Sequence[Dim]) -> None:
-        """Take what is learnt of a shape where it says more than what was known: a size, or a name that is shared."""
-        before = self.shapes.get(name, ())
-        if len(before) == len(learnt):
-            learnt = [old if settled(old) else new for new, old in zip(learnt, before, strict=True)]
-        self.shapes[name] = tuple(learnt)
-
-    def _is_open(self, name: str) -> bool:
-        return name not in self.shapes or not all(map(settled, self.shapes[name]))
-
-    def _forward(self, shapes: dict[str, Shape], *, fill: bool) -> dict[str, Numbers]:
-        values: dict[str, Numbers] = {}
-        for op in self.ops:
-            if op.kind == "Shape" and op.ins[0] in shapes:
-                whole = integers.widths(op.ins[0], shapes[op.ins[0]])
-                values[op.out] = whole[op.attr("start", 0) : op.attr("end", len(whole))]
-            elif op.kind == "Size" and op.ins[0] in shapes:
-                values[op.out] = integers.size(op.ins[0], shapes[op.ins[0]])
-            elif op.kind in integers.EVALUATORS and op.domain == "":
-                found = self._evaluate(op, values)
-                if found is not None:
-                    values[op.out] = found
-            if fill and any(name and self._is_open(name) for name in op.outs):
-                self._fill(op, values)
-        return values
-
-    def _number(self, name: str, values: dict[str, Numbers]) -> Numbers | None:
-        if name not in values and self.is_constant(name):
-            tensor = self.constant_tensor(name)
-            floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
-            limit = 16 if tensor.data_type in floats else integers.LARGEST
-            if math.prod(tensor.dims) <= limit and tensor.data_type != onnx.TensorProto.STRING:
-                values[name] = integers.numbers(np.asarray(self.constant(name)))
-        return values.get(name)
-
-    def _evaluate(self, op: Op, values: dict[str, Numbers]) -> Numbers | None:
-        inputs: list[Numbers | None] = []
-        for name in op.ins:
-            found = self._number(name, values) if name else None
-            if found is None and name and not inputs:
-                return None  # the data itself is no small number
-            inputs.append(found)
-        if not inputs and op.kind != "Constant":
-            return None
-        try:
-            found = integers.EVALUATORS[op.kind](integers.Call(inputs, op.attr))
-        except (ValueError, IndexError, TypeError, OverflowError):
-            return None
-        return found if found is not None and found.size <= integers.LARGEST else None
-
-    def _fill(self, op: Op, values: dict[str, Numbers]) -> None:
-        """Infer a node's output shapes where ONNX's inference gave up, from the numbers that we know."""
-        target = self._number(op.ins[1], values) if op.kind in TARGETED and op.ins[0] in self.shapes else None
-        copies = not op.attr("allowzero", 0)
-        if target is not None and (copies or all(number.value != 0 for number in target.ravel())):
-            self._merge(op.out, TARGETED[op.kind](self.shapes[op.ins[0]], target, op.out))
-        elif op.kind == "Range" and (length := counted(*(self._number(name, values) for name in op.ins))) is not None:
-            self._merge(op.out, (length,))
-        else:
-            self._fill_by_schema(op, values)
-        rule = load("rules").get((op.domain, op.kind))
-        stated = None if rule is None or rule.typed_by is None or not op.has(rule.typed_by) else rule.typed_by
-        given = op.ins if stated is None else op.ins[stated : stated + 1]
-        kinds = [self.types[name] for name in given if name in self.types]
-        for name in op.outs:  # what a node picks or decodes is of its table's or its scale's type, not of its codes'
-            if name in self.shapes and name not in self.types and kinds:
-                self.types[name] = next((kind for kind in kinds if kind in FLOATS), kinds[0])
-
-    def _fill_by_schema(self, op: Op, values: dict[str, Numbers]) -> None:
-        data = {}
-        for name in op.ins:
-            plain = integers.known(self._number(name, values) if name else None)
-            if plain is not None and plain.dtype == np.int64:
-                data[name] = numpy_helper.from_array(plain, name)
-        types = {name: self._typed(name) for name in op.ins if name in self.types}
-        rule = load("rules").get((op.domain, op.kind))
-        if rule is not None and rule.shapes is not None:
-            self._fill_by_rule(op, rule.shapes)
-            return
-        try:
-            schema = onnx.defs.get_schema(op.kind, op.version, op.domain)
-            opsets = [onnx.helper.make_opsetid(d, v) for d, v in self.opsets.items()]
-            found = onnx.shape_inference.infer_node_outputs(
-                schema, op.node, types, data, opset_imports=opsets, ir_version=self.record.proto.ir_version
-            )
-        except Exception:
-            return  # unknown stays unknown, and what is unknown is pinned
-        for name, kind in found.items():
-            self._learn(name, kind)
-
-    def _fill_by_rule(self, op: Op, shapes: Callable[[Op], Iterable[Shape]]) -> None:
-        try:
-            found = [tuple(shape) for shape in shapes(op)]
-        except (KeyError, IndexError, ValueError, TypeError, ZeroDivisionError):
-            return  # an input's shape is not known, or the node is malformed: its rule will say so
-        for name, shape in zip(op.outs, found, strict=False):
-            if name:
-                self._merge(name, shape)
-
-    def _typed(self, name: str) -> onnx.TypeProto:
-        return onnx.helper.make_tensor_type_proto(self.types[name], self.shapes.get(name))
-
-
-def _size(dim: onnx.TensorShapeProto.Dimension, otherwise: str) -> Dim:
-    """A size, or the name of one."""
-    known = dim.HasField("dim_value") and dim.dim_value >= 0
-    return int(dim.dim_value) if known else dim.dim_param or otherwise
-
-
-def reshaped(shape: Shape, target: Numbers, out: str) -> Shape:
-    """The shape that ``Reshape`` gives, symbolic sizes cancelled where they can be."""
-    dims: list[Dim] = []
-    for i, number in enumerate(target.ravel()):
-        if number.known and number.value == 0:
-            dims.append(shape[i])
-        elif number.value == -1 or number.value is None:
-            dims.append(-1 if number.known else f"?{out}.{i}")
-        else:
-            dims.append(number.value)
-    if -1 in dims:
-        at = dims.index(-1)
-        rest = symbols.over(product(shape), product(d for d in dims if d != -1))
-        dims[at] = f"?{out}.{at}" if rest is None else rest
-    return tuple(dims)
-
-
-def expanded(shape: Shape, target: Numbers, out: str) -> Shape:
-    """The shape that ``Expand`` gives."""
-    wanted = [n.value if n.value is not None else f"?{out}.{i}" for i, n in enumerate(target.ravel())]
-    rank = max(len(shape), len(wanted))
-    a: list[Dim] = [*[1] * (rank - len(shape)), *shape]
-    b: list[Dim] = [*[1] * (rank - len(wanted)), *wanted]
-    return tuple(y if x == 1 else x for x, y in zip(a, b, strict=True))
-
-
-def _name_sizes(kind: onnx.TypeProto) -> None:
-    """Tell the names that a file declares for sizes from our own."""
-    for dim in kind.tensor_type.shape.dim:
-        if dim.dim_param:
-            dim.dim_param = symbols.atom(dim.dim_param)
-
-
-TARGETED = {"Reshape": reshaped, "Expand": expanded}
-
-
-def counted(start: Numbers | None, limit: Numbers | None, step: Numbers | None) -> Dim | None:
-    """The length of a ``Range`` that counts from 0 in steps of 1 to a size."""
-    if start is None or limit is None or step is None or (start.item().value, step.item().value) != (0, 1):
-        return None
-    size = limit.item().value
-    return size if isinstance(size, int | str) else None
-
-
-def product(dims: Iterable[Dim]) -> Dim:
-    """The product of sizes, known and unknown."""
-    one: Dim = 1
-    return reduce(symbols.times, dims, one)
-
-
-def captures(node: onnx.NodeProto) -> set[str]:
-    """Names that a node's bodies (If, Loop, Scan) may read from the graph around them."""
-    names: set[str] = set()
-    for attribute in node.attribute:
-        for body in [attribute.g, *attribute.graphs] if attribute.type in (5, 10) else []:
-            for inner in body.node:
-                names.update(inner.input)
-                names |= captures(inner)
-            names.update(output.name for output in body.output)
-    return names
+        return Inference(self).forward(shapes, fill=False)
 
 
 def _value(attribute: onnx.AttributeProto) -> Any:

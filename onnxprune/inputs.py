@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import re
@@ -210,8 +211,8 @@ def bind(
         return {name: tuple(shape) for name, shape in given.items()}
     if feeds:
         return {name: _one_row(graph, name, array.shape) for name, array in feeds[0].items()}
-    for size in dict.fromkeys((*LIKELY, *_written(graph))):
-        shapes = {v.name: tuple(given.get(v.name) or _guess(graph, v.name, size)) for v in open_inputs}
+    for size, long in itertools.product(dict.fromkeys((*LIKELY, *_written(graph))), (False, True)):
+        shapes = {v.name: tuple(given.get(v.name) or _guess(graph, v.name, size, long)) for v in open_inputs}
         if sum(map(math.prod, shapes.values())) > LARGEST_GUESS:
             continue
         if all(v.name in graph.shapes for v in open_inputs) and run(synthesise(graph, shapes, 0)) is not None:
@@ -248,15 +249,21 @@ def _one_row(graph: Graph, name: str, shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _guess(graph: Graph, name: str, size: int) -> tuple[int, ...]:
+def _guess(graph: Graph, name: str, size: int, long: bool) -> tuple[int, ...]:
+    """A batch of one, which is the size of some input's first axis and of whatever has its name; others are large.
+
+    Or, if ``long``, the last axis alone is.
+    """
+    first = {shape[0] for value in graph.inputs if (shape := graph.shapes.get(value.name))}
     shape = graph.shapes.get(name, ())
-    return tuple(d if isinstance(d, int) else 1 if axis == 0 else size for axis, d in enumerate(shape))
+    small = first | set(shape[:-1]) if long else first
+    return tuple(d if isinstance(d, int) else 1 if d in small else size for d in shape)
 
 
 def _written(graph: Graph) -> list[int]:
     """Sizes that stand in the model's small numbers: an exporter may have written its example's sizes there."""
     small = (n for n in graph.constants() if graph.elements(n) <= MOST_SIZES and graph.types.get(n) == INT64)
-    sizes = sorted({size for name in small for size in np.ravel(graph.constant(name)).tolist()})
+    sizes = sorted({size for name in small for size in np.asarray(graph.constant(name)).ravel().tolist()})
     return [size for size in sizes if 1 < size < LARGEST_SIZE][:MOST_GUESSES]
 
 

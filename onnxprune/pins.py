@@ -37,10 +37,10 @@ def ends(graph: Graph) -> Iterator[Reason]:
         yield from _whole(graph, value.name, f"{value.name!r} is an output of the model")
     for name in graph.overridable:
         yield from _whole(graph, name, f"{name!r} is an initializer that a caller may override")
-    for name in graph.captured:
-        yield from _whole(graph, name, f"{name!r} is read by the body of a control flow node")
-    for sparse in graph.proto.sparse_initializer:
-        yield from _whole(graph, sparse.values.name, f"{sparse.values.name!r} is stored sparse")
+    for home in graph.homes:
+        for sparse in home.proto.sparse_initializer:
+            name = home.names[sparse.values.name]
+            yield from _whole(graph, name, f"{name!r} is stored sparse")
     for name in graph.constants():
         kind = WHOLE_TYPES.get(graph.constant_tensor(name).data_type)
         if kind:
@@ -57,7 +57,6 @@ def undecided(graph: Graph, names: Iterable[str]) -> Iterator[Reason]:
 
 def read_widths(graph: Graph, facts: Facts, rule: Callable[[Op], Rule | None]) -> Iterator[Reason]:
     """A width that is read as a number may only end where a size is expected and can be rewritten."""
-    leaving = {output.name for output in graph.proto.output} | graph.captured
     for name, values in graph.numbers.items():
         elements = [] if graph.is_constant(name) else [number.reads for number in values.ravel()]
         if not any(elements):
@@ -65,7 +64,7 @@ def read_widths(graph: Graph, facts: Facts, rule: Callable[[Op], Rule | None]) -
         for op, slot in graph.consumers.get(name, ()):
             lost = (reads for i, reads in enumerate(elements) if not _follows(graph, facts, rule(op), op, slot, i))
             yield from _each(lost, f"{op.label} reads its width as a number")
-        if name in leaving:
+        if name in graph.handed_out:
             yield from _each(elements, f"{name!r} carries its width out of the graph")
 
 

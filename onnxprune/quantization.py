@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from onnxprune.facts import Fact, Quantized
-from onnxprune.graph import Graph
+from onnxprune.graph import Graph, Op
 from onnxprune.record import Array
 
 MOVES = {
@@ -27,8 +27,19 @@ NUMBERS = frozenset(
 )
 """Types that hold no codes."""
 
+FLOATS = tuple(getattr(onnx.TensorProto, name) for name in ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE"))
+
 Rest = int | str
 """The code that stands for zero: a number, or the tensor that holds it."""
+
+
+def moves(op: Op) -> bool:
+    """Whether an operator leaves every code as it is; as a number of another type, at most."""
+    return op.domain == "" and (op.kind in MOVES or _is_cast(op))
+
+
+def _is_cast(op: Op) -> bool:
+    return op.kind == "Cast" and op.attr("to") in FLOATS
 
 
 class Codes:
@@ -55,7 +66,7 @@ class Codes:
         """Constants of which nobody knows which code stands for zero: it is computed, or differs between readers."""
         for name, readings in self.readings.items():
             shape = self.graph.constant_tensor(name).dims
-            zeros = [self._zero(reading) for reading in readings]
+            zeros = [self._exact(reading) for reading in readings]
             known = [np.broadcast_to(zero, shape) for zero in zeros if zero is not None]
             if len(known) < len(zeros) or any(not np.array_equal(known[0], other) for other in known[1:]):
                 yield name
@@ -63,18 +74,26 @@ class Codes:
     def blank(self, name: str) -> Array:
         """For every element of a constant tensor what zeroing writes."""
         shape = self.graph.constant_tensor(name).dims
-        zero = self._zero(self.readings[name][0]) if name in self.readings else None
-        return np.broadcast_to(0 if zero is None else zero, shape)
+        reading = self.readings[name][0] if name in self.readings else Quantized(name)
+        zero = self._zero(reading)
+        code: Array = np.zeros((), dtype=np.int8) if zero is None else zero  # what is undecided is never blanked
+        return np.broadcast_to(_in_every_place(code, reading.bits) if reading.bits else code, shape)
 
     def decode(self, name: str, codes: Array) -> Array:
         """The values that a constant's codes stand for, as float32; as far as their scale is known."""
         reading = next((r for r in self.readings[name] if r.scales), self.readings[name][0])
         zero = self._zero(reading)
-        values: Array = codes.astype(np.float32) - (0 if zero is None else zero.astype(np.float32))
+        values: Array = (_unpacked(codes, reading.bits) if reading.bits else codes).astype(np.float32)
+        values = values if zero is None else values - zero.astype(np.float32)
         for scale in reading.scales:
             factor = self._spread(reading, scale)
             values = values if factor is None else values * factor.astype(np.float32)
         return values
+
+    def in_one_element(self, name: str) -> int:
+        """How many codes an element of a constant tensor holds."""
+        packed = next((r.bits for r in self.readings.get(name, ()) if r.bits), 8)
+        return 8 // packed
 
     def rest(self, name: str) -> Rest:
         """The value at which the zeroed indices of a constant tensor rest."""
@@ -85,24 +104,36 @@ class Codes:
         values = self.graph.constant(zero) if zero else None
         if not zero or values is None:
             return zero or 0
-        return int(values.flat[0]) if values.size and (values == values.flat[0]).all() else zero
+        alike = values.size and (values == values.flat[0]).all() and float(values.flat[0]).is_integer()
+        return int(values.flat[0]) if alike else zero
 
-    def _read(self, name: str, constant: str) -> Iterator[Quantized]:
+    def _read(self, name: str, constant: str, *, in_place: bool = True) -> Iterator[Quantized]:
         """What the readers of a tensor take it for, those behind operators that only move it included."""
         for op, slot in self.graph.consumers.get(name, ()):
             stated = [fact for fact in self._stated[op.index] if fact.codes == name]
             if stated:
-                yield from stated if name == constant else (f._replace(codes=constant, axes=()) for f in stated)
-            elif op.kind in MOVES and op.domain == "" and (slot == 0 or op.kind == "Concat"):
+                yield from (f._replace(codes=constant, axes=f.axes if in_place else ()) for f in stated)
+            elif moves(op) and (slot == 0 or op.kind == "Concat"):
                 for moved in op.outs:
-                    yield from self._read(moved, constant)
+                    yield from self._read(moved, constant, in_place=in_place and _is_cast(op))
             elif op.kind not in SIZES and not self._is_parameter(name, op.index):
                 yield Quantized(constant)
 
     def _is_parameter(self, name: str, index: int) -> bool:
         return any(name in (*fact.scales, fact.zero) for fact in self._stated[index])
 
+    def _exact(self, reading: Quantized) -> Array | None:
+        """The same, if codes can express it."""
+        zero, codes = self._zero(reading), self.graph.constant_tensor(reading.codes)
+        if zero is None or not np.isfinite(zero.astype(np.float64)).all():
+            return None
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(codes.data_type)
+        return zero if (zero.astype(dtype).astype(np.float64) == zero.astype(np.float64)).all() else None
+
     def _zero(self, reading: Quantized) -> Array | None:
+        """The codes that stand for zero; ``None`` if they are not known, or there are none."""
+        if reading.bits:
+            return self._packed_zero(reading)
         return self._spread(reading, reading.zero) if reading.zero else np.zeros((), dtype=np.int8)
 
     def _spread(self, reading: Quantized, name: str) -> Array | None:
@@ -110,12 +141,38 @@ class Codes:
         values, rank = self.graph.constant(name), len(self.graph.constant_tensor(reading.codes).dims)
         if values is None or values.size == 1:
             return None if values is None else values.reshape(())
+        if reading.bits:
+            return values.reshape(*self.graph.constant_tensor(reading.codes).dims[:2], 1)
         if len(reading.axes) < values.ndim:  # the codes were moved, and nobody says whereto
             return values.ravel()[0] if (values == values.flat[0]).all() else None
         shape = [1] * rank
         for axis, size in zip(reading.axes, values.shape, strict=False):
             shape[axis] = size
         return _unblocked(values.reshape(shape), self.graph.constant_tensor(reading.codes).dims, reading.block)
+
+    def _packed_zero(self, reading: Quantized) -> Array | None:
+        """Of each column and block; in the middle of the range if none is given, packed like the codes, or numbers."""
+        if not reading.zero:
+            return np.array(1 << (reading.bits - 1), dtype=np.uint8)
+        columns, blocks = self.graph.constant_tensor(reading.codes).dims[:2]
+        given = self.graph.constant(reading.zero)
+        if given is None:
+            return None
+        if given.dtype == np.uint8:
+            given = _unpacked(given.reshape(columns, -1), reading.bits)[:, :blocks]
+        zero = given.reshape(columns, blocks, 1)
+        return zero.astype(np.uint8) if (zero == zero.astype(np.uint8)).all() else None
+
+
+def _unpacked(packed: Array, bits: int) -> Array:
+    """Codes of a few bits, of which each byte holds several, the first in its lowest bits."""
+    places = np.arange(0, 8, bits, dtype=np.uint8)
+    return (packed[..., None] >> places & ((1 << bits) - 1)).reshape(*packed.shape[:-1], -1)
+
+
+def _in_every_place(code: Array, bits: int) -> Array:
+    """The byte that holds a code in all its places."""
+    return (code * sum(1 << place for place in range(0, 8, bits))).astype(np.uint8)
 
 
 def _unblocked(values: Array, shape: Sequence[int], block: int) -> Array:

@@ -37,6 +37,7 @@ class Rule:
             term a tuple of input slots of which one zero suffices, all terms needed. ``None``: never.
         sizes: input slots that take sizes or positions; a width may be read as a number into these.
         shapes: the shapes of the outputs, in order, for an operator that ONNX's own inference does not know.
+        typed_by: of such an operator, the input of the outputs' element type, where it is not the first of floats.
         pins: why nodes of this operator are kept whole on purpose, whatever else is known of them.
     """
 
@@ -45,6 +46,7 @@ class Rule:
     sizes: tuple[int, ...] = ()
     shapes: Callable[[Op], Iterable[tuple[int | str, ...]]] | None = None
     pins: str | None = None
+    typed_by: int | None = None
 
     def zero_terms(self, op: Op) -> Terms | None:
         """The ``zero`` of one node."""
@@ -62,6 +64,7 @@ def rule_for(
     zero: Callable[[Op], Terms | None] | Terms | None = None,
     sizes: tuple[int, ...] = (),
     shapes: Callable[[Op], Iterable[tuple[int | str, ...]]] | None = None,
+    typed_by: int | None = None,
 ) -> Callable[[FactFunction], FactFunction]:
     """Enter a function into a table as the rule of these operators.
 
@@ -71,7 +74,7 @@ def rule_for(
 
     def enter(facts: FactFunction) -> FactFunction:
         for kind in kinds:
-            add(table, (domain, kind), Rule(facts, zero, sizes, shapes), "operator rule")
+            add(table, (domain, kind), Rule(facts, zero, sizes, shapes, typed_by=typed_by), "operator rule")
         return facts
 
     return enter

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 from rich.console import Console
 from rich.table import Table
@@ -10,6 +11,7 @@ from rich.text import Text
 
 from onnxprune.explain import Explanation, Step
 from onnxprune.integers import Axis
+from onnxprune.operators import Known
 from onnxprune.plan import Plan
 from onnxprune.report import Applied, Fidelity, Inspection, Pruned, Ran, Verified
 
@@ -209,6 +211,17 @@ def ran(console: Console, result: Ran) -> None:
     numbers = ", ".join(f"{value} {name}" for name, value in result.numbers.items())
     console.print(Text(f"{result.name}: {numbers}" if result.changed else f"{result.name}: nothing to do"))
     console.print(Text.assemble("Wrote ", clean(result.out, 200)))
+
+
+def operators(console: Console, known: Iterable[Known]) -> None:
+    """What is known of each operator, domain by domain."""
+    for domain, entries in groupby(known, key=lambda entry: entry.domain):
+        console.print(f"{domain}:")
+        table = _table("operator", "status", "what it says")
+        for entry in entries:
+            table.add_row(clean(entry.operator), entry.status, clean(entry.says, 200))
+        console.print(table)
+        console.print()
 
 
 def names(console: Console, rows: Iterable[tuple[str, str]]) -> None:

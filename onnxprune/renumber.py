@@ -14,7 +14,8 @@ from onnx import numpy_helper
 from onnxprune.analysis import Analysis
 from onnxprune.closure import Mask
 from onnxprune.facts import Count, Positions, Slot, Strided
-from onnxprune.graph import Op, Shape, Sizes, captures
+from onnxprune.graph import Op, Shape, Sizes
+from onnxprune.homes import Path, captures, locate
 from onnxprune.integers import Axis
 from onnxprune.rewire import Rewiring
 from onnxprune.symbols import Dim, Product, split
@@ -33,30 +34,35 @@ class Renumbering:
         self.graph = analysis.graph
         self.values = self.graph.evaluate(_shapes(analysis, cut))
         self.replaced: set[str] = set()
-        self.names = set(self.graph.shapes) | set(self.graph.producer) | set(self.graph.initializers)
+        self.names = {name for home in self.graph.homes for pair in home.names.items() for name in pair}
 
     def rewrite(self) -> None:
         """Bring every carried number up to date."""
-        carriers = {op.index: found for op in self.graph.ops if (found := list(self._carriers(op)))}
-        if not carriers:
-            return
-        self.rewiring = Rewiring(self.proto, carriers)
-        for index, found in carriers.items():
-            op = self.graph.ops[index]
-            fresh: dict[Slot, dict[int | None, Dim]] = defaultdict(dict)
-            for fact in found:
-                if isinstance(fact, Count):
-                    fresh[fact.slot][fact.element] = self._count(fact)
-                elif isinstance(fact, Positions):
-                    self._repoint(op, fact)
-                else:
-                    for slot, value in WHOLE_AXIS:
-                        fresh[slot][fact.element] = value
-                    self._pick(op, fact)
-            for slot, values in fresh.items():
-                self._recount(op, slot, values)
-        self.rewiring.commit()
+        carriers: dict[Path, list[Op]] = defaultdict(list)
+        for op in self.graph.ops:
+            if any(True for _ in self._carriers(op)):
+                carriers[op.home.path].append(op)
+        for path in sorted(carriers, key=len, reverse=True):  # a body before the graph that holds it
+            graph = locate(self.proto.graph, path)
+            self.rewiring = Rewiring(self.proto, graph, [op.place for op in carriers[path]])
+            for op in carriers[path]:
+                self._rewrite(op)
+            self.rewiring.commit()
         _drop_unread(self.proto.graph, self.replaced)
+
+    def _rewrite(self, op: Op) -> None:
+        fresh: dict[Slot, dict[int | None, Dim]] = defaultdict(dict)
+        for fact in self._carriers(op):
+            if isinstance(fact, Count):
+                fresh[fact.slot][fact.element] = self._count(fact)
+            elif isinstance(fact, Positions):
+                self._repoint(op, fact)
+            else:
+                for slot, value in WHOLE_AXIS:
+                    fresh[slot][fact.element] = value
+                self._pick(op, fact)
+        for slot, values in fresh.items():
+            self._recount(op, slot, values)
 
     def _carriers(self, op: Op) -> Iterator[Carrier]:
         for fact in self.analysis.facts[op.index]:
@@ -84,7 +90,7 @@ class Renumbering:
 
     def _recount(self, op: Op, slot: Slot, fresh: dict[int | None, Dim]) -> None:
         if None in fresh:
-            self.rewiring.set_attribute(op.index, slot.name, split(fresh[None]).factor)
+            self.rewiring.set_attribute(op.place, slot.name, split(fresh[None]).factor)
             return
         now = op.sizes(slot.name, slot.slot, self.values)
         if now is None and len(set(fresh.values())) == 1:
@@ -97,16 +103,16 @@ class Renumbering:
 
     def _write(self, op: Op, slot: Slot, now: Sizes, required: Sizes) -> None:
         if slot.slot is None or op.attr(slot.name) is not None:
-            self.rewiring.set_attribute(op.index, slot.name, [split(v or 0).factor for v in required])
+            self.rewiring.set_attribute(op.place, slot.name, [split(v or 0).factor for v in required])
             return
         if slot.instead_of:
-            self.rewiring.drop_attribute(op.index, slot.instead_of)
+            self.rewiring.drop_attribute(op.place, slot.instead_of)
         stem, dtype = f"{op.out}/{slot.name}", self._dtype(op, slot.slot)
         if all(isinstance(value, int) for value in required):
             self._read_instead(op, slot.slot, self._constant(stem, np.array(required, dtype=dtype)))
             return
-        followed = self._scaled(op, op.ins[slot.slot], stem, dtype, list(zip(now, required, strict=True)))
-        self.rewiring.set_input(op.index, slot.slot, self._merged(op, followed, stem, dtype, required))
+        followed = self._scaled(op, op.node.input[slot.slot], stem, dtype, list(zip(now, required, strict=True)))
+        self.rewiring.set_input(op.place, slot.slot, self._merged(op, followed, stem, dtype, required))
 
     def _scaled(self, op: Op, given: str, stem: str, dtype: Any, change: list[tuple[Dim | None, Dim | None]]) -> str:
         """What an input holds, the numbers changed by which sizes of the run are multiplied."""
@@ -118,7 +124,7 @@ class Renumbering:
         inserted = [("Div", [given, self._constant(f"{stem}/before", before)], shared)]
         inserted += [("Mul", [shared, self._constant(f"{stem}/after", after)], output)]
         for kind, inputs, name in inserted:
-            self.rewiring.before(op.index, kind, inputs, name)
+            self.rewiring.before(op.place, kind, inputs, name)
         return output
 
     def _merged(self, op: Op, given: str, stem: str, dtype: Any, required: Sizes) -> str:
@@ -129,17 +135,23 @@ class Renumbering:
         output, mask = self._fresh(f"{stem}/followed"), np.array([value is not None for value in fixed])
         widths = self._constant(f"{stem}/widths", np.array([value or 0 for value in fixed], dtype=dtype))
         if self.graph.opsets[""] >= WHERE_SINCE:
-            self.rewiring.before(op.index, "Where", [self._constant(f"{stem}/cut", mask), widths, given], output)
+            self.rewiring.before(op.place, "Where", [self._constant(f"{stem}/cut", mask), widths, given], output)
             return output
         others, kept = self._fresh(f"{stem}/others"), self._constant(f"{stem}/kept", (~mask).astype(dtype))
-        self.rewiring.before(op.index, "Mul", [given, kept], others)
-        self.rewiring.before(op.index, "Add", [others, widths], output)
+        self.rewiring.before(op.place, "Mul", [given, kept], others)
+        self.rewiring.before(op.place, "Add", [others, widths], output)
         return output
 
     def _read_instead(self, op: Op, slot: int, constant: str) -> None:
-        if op.has(slot) and self.graph.is_constant(op.ins[slot]):
+        if op.has(slot) and self._in_main(op.ins[slot]):
             self.replaced.add(op.ins[slot])
-        self.rewiring.set_input(op.index, slot, constant)
+        self.rewiring.set_input(op.place, slot, constant)
+
+    def _in_main(self, name: str) -> bool:
+        """Whether a tensor is a constant of the main graph."""
+        if name in self.graph.constant_nodes:
+            return not self.graph.constant_nodes[name].home.path
+        return name in self.graph.homes[0].initializers and self.graph.is_constant(name)
 
     def _repoint(self, op: Op, fact: Positions) -> None:
         kept = self._kept(fact.x)
@@ -154,7 +166,7 @@ class Renumbering:
         place = np.cumsum(self._kept(fact.x)) - 1
         values = place[fact.picks[self._kept(fact.y)]].astype(np.int64)
         indices, uncut = self._constant(f"{op.out}/indices", values), self._fresh(f"{op.out}/uncut")
-        self.rewiring.after(op.index, "Gather", uncut, [indices], {"axis": fact.x[1]})
+        self.rewiring.after(op.place, "Gather", uncut, [indices], {"axis": fact.x[1]})
 
     def _dtype(self, op: Op, slot: int) -> Any:
         if op.has(slot) and op.ins[slot] in self.graph.types:

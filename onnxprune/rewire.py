@@ -20,15 +20,16 @@ class Rewiring:
     """Edits some nodes of a model in place.
 
     Args:
-        model: the model whose main graph is edited.
+        model: the model that is edited.
+        graph: its main graph, or the body of one of its nodes.
         nodes: the indices of the nodes that may be edited.
     """
 
-    def __init__(self, model: onnx.ModelProto, nodes: Iterable[int]) -> None:
-        self._model = model
+    def __init__(self, model: onnx.ModelProto, graph: onnx.GraphProto, nodes: Iterable[int]) -> None:
+        self._graph = graph
         self._indices = sorted(set(nodes))
         part = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
-        part.graph.node.extend(model.graph.node[i] for i in self._indices)
+        part.graph.node.extend(graph.node[i] for i in self._indices)
         view = gs.import_onnx(part)
         self._runs: dict[int, list[Any]] = {i: [node] for i, node in zip(self._indices, view.nodes, strict=True)}
         self._view = view
@@ -70,7 +71,7 @@ class Rewiring:
         exported = iter(gs.export_onnx(self._view, do_type_check=False).graph.node)
         replaced = {index: [next(exported) for _ in self._runs[index]] for index in self._indices}
         nodes: list[onnx.NodeProto] = []
-        for index, node in enumerate(self._model.graph.node):
+        for index, node in enumerate(self._graph.node):
             run = replaced.get(index, [node])
             for new in run if index in replaced else []:
                 if new.name.startswith(INSERTED):
@@ -79,8 +80,8 @@ class Rewiring:
                     _restore(new, node)
             nodes += run
         kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-        del self._model.graph.node[:]
-        self._model.graph.node.extend(kept)
+        del self._graph.node[:]
+        self._graph.node.extend(kept)
 
     def _tensor(self, name: str) -> Any:
         if name not in self._tensors:

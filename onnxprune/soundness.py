@@ -17,6 +17,8 @@ from onnxprune.errors import RefusedError
 from onnxprune.tensors import KNOWN_TYPES, TYPED_FIELDS, entries, is_external, nbytes
 
 MOST_NODES = 1_000_000  # once every function call is replaced by the function's body
+OF_ONNXRUNTIME = {"LayerNormalization": 17, "SimplifiedLayerNormalization": None}
+"""Operators that onnxruntime's optimiser writes into ONNX's own domain, and since which opset they belong there."""
 DAMAGED = "The file is damaged; export or download it again."
 
 TYPED = attrgetter(*TYPED_FIELDS)
@@ -199,8 +201,21 @@ def _run_checker(model: onnx.ModelProto, name: str, cut: Mapping[int, int]) -> N
     for index, tensor in enumerate(hollow.graph.initializer):
         if index in cut or is_external(tensor):
             tensor.CopyFrom(onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0]))
+    foreign = [node for node in hollow.graph.node if is_of_onnxruntime(model, node)]
+    for node in foreign:  # the checker passes over the operators of a domain that it does not know
+        node.domain = "onnxruntime"
+    if foreign:
+        hollow.opset_import.append(onnx.helper.make_opsetid("onnxruntime", 1))
     try:
         onnx.checker.check_model(hollow)
     except Exception as error:
         reason = " ".join(str(error).split("==>")[0].split())
         raise RefusedError(f"{name!r} is not a valid ONNX model: {reason}") from error
+
+
+def is_of_onnxruntime(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
+    """Whether only onnxruntime knows this operator of ONNX's own domain."""
+    if node.op_type not in OF_ONNXRUNTIME or node.domain not in ("", "ai.onnx"):
+        return False
+    since = OF_ONNXRUNTIME[node.op_type]
+    return since is None or any(o.domain in ("", "ai.onnx") and o.version < since for o in model.opset_import)

@@ -16,6 +16,7 @@ from onnx import numpy_helper
 
 from onnxprune.analysis import Analysis
 from onnxprune.closure import Mask
+from onnxprune.homes import Home, locate
 from onnxprune.integers import Axis
 from onnxprune.record import Array, Record
 from onnxprune.renumber import Renumbering
@@ -41,8 +42,8 @@ def remove(analysis: Analysis, removed: Mask) -> Draft:
     for name, keep in cuts.items():
         _replace(analysis, draft, name, _cutter(analysis, name, keep), keep)
     cut = analysis.cut_axes(removed)
+    _refresh_shapes(draft, analysis.graph.homes, cut)
     Renumbering(analysis, removed, cut, draft.proto).rewrite()
-    _refresh_shapes(draft.proto.graph, analysis.graph.initializers, cut)
     return draft
 
 
@@ -107,10 +108,9 @@ def _eraser(analysis: Analysis, name: str, keep: dict[int, Mask]) -> Callable[[]
 
 def _replace(analysis: Analysis, draft: Draft, name: str, make: Callable[[], Array], keep: dict[int, Mask]) -> None:
     """Give a constant tensor a new value, of its old type."""
-    if name in analysis.graph.constant_nodes:
-        node = draft.proto.graph.node[analysis.graph.constant_nodes[name].index]
-        tensor = next(a.t for a in node.attribute if a.name == "value")
-        tensor.CopyFrom(_packed(make(), tensor))
+    inside = _inside(analysis, draft, name)
+    if inside is not None:
+        inside.CopyFrom(_packed(make(), inside))
         return
     tensor = draft.proto.graph.initializer[draft.record.position(name)]
     for values in (*TYPED_FIELDS, "raw_data"):
@@ -118,6 +118,20 @@ def _replace(analysis: Analysis, draft: Draft, name: str, make: Callable[[], Arr
     for axis, mask in keep.items():
         tensor.dims[axis] = int(mask.sum())
     draft.arrays[name] = make
+
+
+def _inside(analysis: Analysis, draft: Draft, name: str) -> onnx.TensorProto | None:
+    """A constant that is no initializer of the main graph: it is held by a node, or by the body of one."""
+    graph = analysis.graph
+    if name in graph.constant_nodes:
+        op = graph.constant_nodes[name]
+        node = locate(draft.proto.graph, op.home.path).node[op.place]
+        held: onnx.TensorProto = next(attribute.t for attribute in node.attribute if attribute.name == "value")
+        return held
+    home = next(home for home in graph.homes if name in home.initializers)
+    local = home.initializers[name].name
+    body = locate(draft.proto.graph, home.path)
+    return next(tensor for tensor in body.initializer if tensor.name == local) if home.path else None
 
 
 def _packed(array: Array, like: onnx.TensorProto) -> onnx.TensorProto:
@@ -128,16 +142,17 @@ def _packed(array: Array, like: onnx.TensorProto) -> onnx.TensorProto:
     return packed
 
 
-def _refresh_shapes(graph: onnx.GraphProto, initializers: Iterable[str], cut: dict[Axis, int]) -> None:
+def _refresh_shapes(draft: Draft, homes: Iterable[Home], cut: dict[Axis, int]) -> None:
     """Declared shapes that a cut made stale would let a runtime refuse the model."""
     stale: dict[str, dict[int, int]] = defaultdict(dict)
     for (name, axis), size in cut.items():
         stale[name][axis] = size
-    listed = [value for value in graph.input if value.name in initializers]
-    for value in (v for v in [*graph.value_info, *listed] if v.name in stale):
-        dims = value.type.tensor_type.shape.dim
-        for axis, size in stale[value.name].items():
-            if axis < len(dims) and dims[axis].dim_param:
-                dims[axis].ClearField("dim_param")  # some multiple of what this name stands for
-            elif axis < len(dims):
-                dims[axis].dim_value = size
+    for home in homes:
+        graph = locate(draft.proto.graph, home.path)
+        for value in (*graph.value_info, *graph.input, *graph.output):
+            dims = value.type.tensor_type.shape.dim
+            for axis, size in stale.get(home.names.get(value.name, value.name), {}).items():
+                if axis < len(dims) and dims[axis].dim_param:
+                    dims[axis].ClearField("dim_param")  # some multiple of what this name stands for
+                elif axis < len(dims):
+                    dims[axis].dim_value = size

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 Dim = int | str  # a size, or the name of a size that is known only at run time
+Shape = tuple[Dim, ...]
 TIMES = "*"
 
 

@@ -32,6 +32,11 @@ def _itemsize(data_type: int) -> int:
     return onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize
 
 
+def bits(tensor: onnx.TensorProto) -> int:
+    """The bits that one element of a tensor takes."""
+    return BITS.get(tensor.data_type) or 8 * _itemsize(tensor.data_type)
+
+
 def nbytes(tensor: onnx.TensorProto) -> int:
     """The bytes that a tensor of this type and shape takes, packed types rounded up."""
     count = math.prod(tensor.dims)

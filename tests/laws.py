@@ -6,7 +6,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx
 import onnx.parser
@@ -14,6 +13,7 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from onnxprune import saving, surgery
 from onnxprune.analysis import Analysis
@@ -21,8 +21,14 @@ from onnxprune.closure import Mask
 from onnxprune.graph import Graph
 from onnxprune.inputs import synthesise
 from onnxprune.record import Record
+from onnxprune.soundness import is_of_onnxruntime
 
-CODES = {getattr(onnx.TensorProto, name) for name in ("INT4", "UINT4", "INT8", "UINT8", "INT16", "UINT16")}
+CODES: dict[int, tuple[int, int]] = {
+    getattr(onnx.TensorProto, name + str(bits)): limits
+    for bits in (4, 8, 16)
+    for name, limits in (("UINT", (0, 2**bits - 1)), ("INT", (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)))
+}
+NEWEST = 26  # the opset that onnxruntime runs; beyond it ONNX's reference does
 OLD_RUNTIME = [int(part) for part in ort.__version__.split(".")[:2]] < [1, 24]
 HEADER = '<ir_version: {ir}, opset_import: ["" : {opset}, "com.microsoft" : 1]>\n'
 
@@ -53,8 +59,8 @@ def parse(text: str, *, opset: int = 17, ir: int = 8, seed: int = 0) -> onnx.Mod
 def _random(rng: np.random.Generator, kind: int, shape: list[int]) -> NDArray[Any]:
     dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
     if kind in CODES:
-        limits = ml_dtypes.iinfo(dtype)
-        return np.asarray(rng.integers(limits.min, limits.max, shape, endpoint=True)).astype(dtype)
+        low, high = CODES[kind]
+        return np.asarray(rng.integers(low, high, shape, endpoint=True)).astype(dtype)
     if kind == onnx.TensorProto.INT32:  # biases, in units of two scales
         return np.asarray(rng.integers(-4096, 4096, shape)).astype(dtype)
     return np.asarray(rng.uniform(0.3, 1.0, shape) * rng.choice([-1, 1], shape)).astype(dtype)
@@ -81,6 +87,9 @@ def reasons(model: onnx.ModelProto) -> str:
 
 def run(path: Path, feed: dict[str, Any]) -> list[NDArray[Any]]:
     """Run a model on the CPU, unoptimised."""
+    opsets = {entry.domain: entry.version for entry in onnx.load(path, load_external_data=False).opset_import}
+    if opsets[""] > NEWEST:
+        return [np.asarray(output) for output in ReferenceEvaluator(str(path)).run(None, feed)]
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
@@ -107,7 +116,8 @@ def difference(model: onnx.ModelProto, removed: Mask, shapes: dict[str, tuple[in
     with TemporaryDirectory() as name:
         cut = saving.write(surgery.remove(analysis, removed), Path(name), "cut.onnx")
         zeroed = saving.write(surgery.zero(analysis, removed), Path(name), "zeroed.onnx")
-        onnx.checker.check_model(str(cut), full_check=True)
+        if not any(is_of_onnxruntime(model, node) for node in model.graph.node):
+            onnx.checker.check_model(str(cut), full_check=True)
         feed = dict(synthesise(analysis.graph, shapes or {}, 0, batch=2))
         first, second = run_uncut(zeroed, feed), run(cut, feed)
     worst = 0.0

@@ -31,7 +31,7 @@ LABELS = MODELS / "data" / "test-labels.npy"
 
 def test_the_help_names_every_verb_and_every_exit_code() -> None:
     text = done("--help")
-    for verb in ("inspect", "explain", "prune", "plan", "apply", "verify", "run", "passes", "criteria"):
+    for verb in ("inspect", "explain", "prune", "plan", "apply", "verify", "run", "passes", "criteria", "operators"):
         assert f"\n  {verb} " in text
         assert "Usage: onnxprune" in done(verb, "--help")
     assert "0 done, 1 a check failed, 2 usage, 3 input refused, 4 provider" in text
@@ -162,6 +162,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "run": ("run", "zero-channels", "{model}", "-o", "{folder}/x.onnx", "--ratio", "0.5"),
     "passes": ("passes",),
     "criteria": ("criteria",),
+    "operators": ("operators",),
 }
 
 

@@ -47,6 +47,24 @@ def test_what_is_predicted_is_what_is_written(tmp_path: Path) -> None:
     assert predicted.bytes == pytest.approx((tmp_path / "cut.onnx").stat().st_size, abs=64)
 
 
+def test_codes_that_are_packed_count_one_by_one(tmp_path: Path) -> None:
+    """Two codes to a byte, whether the type packs them, or the operator; an odd last one takes a whole byte."""
+    model = parse(
+        """net (float[N,3] x) => (float[N,5] y)
+        <int4[3,48] w, float scale, uint8[9,3,8] n, float[9,3] scalen, float[9,5] v>
+        { d = DequantizeLinear(w, scale) a = MatMul(x, d)
+          b = com.microsoft.MatMulNBits<K = 48, N = 9, block_size = 16>(a, n, scalen) y = MatMul(b, v) }""",
+        opset=21,
+        ir=10,
+    )
+    analysis, removed = analyse(model), every_other(model)
+    cost = CostModel(analysis)
+    assert cost.dense.params == 3 * 48 + 1 + 9 * 48 + 9 * 3 + 9 * 5
+    cut = saving.write(surgery.remove(analysis, removed), tmp_path, "cut.onnx")
+    assert cost(removed).params == 3 * 32 + 1 + 5 * 32 + 5 * 2 + 5 * 5
+    assert cost(removed).bytes == pytest.approx(cut.stat().st_size, abs=64)
+
+
 def test_sizes_are_no_parameters() -> None:
     model = parse("net (float[N,4] x) => (float[N,2,2] y) <int64[3] to = {0,2,2}> { y = Reshape(x, to) }")
     assert CostModel(analyse(model)).dense.params == 0

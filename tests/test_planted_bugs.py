@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
 
-from onnxprune import absorb, analysis, facts, pins, surgery
+from onnxprune import absorb, analysis, facts, pins, quantization, surgery
 from onnxprune.closure import Closure
 from onnxprune.facts import Fact
-from onnxprune.graph import Op
-from onnxprune.registry import Rule, RuleTable
+from onnxprune.graph import Graph, Op
+from onnxprune.registry import RuleTable
 from onnxprune.rules import RULES
 from tests.generated import mask
 from tests.laws import analyse, difference, parse
@@ -27,7 +28,7 @@ def changed(kind: str, change: Change) -> Plant:
     """Plant a mistake in one operator's rule: change or drop its facts."""
 
     def plant(patch: pytest.MonkeyPatch) -> None:
-        rule = RULES["", kind]
+        rule, domain = next((RULES[d, kind], d) for d in ("", "com.microsoft") if (d, kind) in RULES)
 
         def wrong(op: Op) -> Iterator[Fact]:
             for fact in rule.facts(op):
@@ -35,7 +36,7 @@ def changed(kind: str, change: Change) -> Plant:
                 if found is not None:
                     yield found
 
-        table: RuleTable = {**RULES, ("", kind): Rule(wrong, rule.zero, rule.sizes)}
+        table: RuleTable = {**RULES, (domain, kind): replace(rule, facts=wrong)}
         patch.setattr(analysis, "load", lambda group: table)
 
     return plant
@@ -97,7 +98,67 @@ def stale_shapes(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(surgery, "_refresh_shapes", lambda *args: None)
 
 
+def zero_is_code_0(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(quantization.Codes, "blank", lambda self, name: np.broadcast_to(0, self.graph.constant(name).shape))
+
+
+def every_zero_point_is_alike(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(quantization.Codes, "code_of_zero", lambda self, zero: 0)
+
+
+def forgotten_scale(patch: pytest.MonkeyPatch) -> None:
+    keeps = surgery._keeps
+    patch.setattr(surgery, "_keeps", lambda a, r: {n: k for n, k in keeps(a, r).items() if not n.startswith("scale")})
+
+
+def zeroed_parameters(patch: pytest.MonkeyPatch) -> None:
+    init = quantization.Codes.__init__
+
+    def without_parameters(self: quantization.Codes, graph: Graph, stated: Sequence[Sequence[Fact]]) -> None:
+        init(self, graph, stated)
+        self.parameters = frozenset()
+
+    patch.setattr(quantization.Codes, "__init__", without_parameters)
+
+
+CODED = """net (float[N,4] x) => (float[N,2] y)
+<uint8[4,6] w1, float[6] scale, uint8[6] zero, float s = {0.5}, uint8 z = {120}, float[6,2] w2>
+{ d = DequantizeLinear<axis=1>(w1, scale, zero) a = MatMul(x, d) q = QuantizeLinear(a, s, z)
+  e = DequantizeLinear(q, s, z) y = MatMul(e, w2) }"""
+
 CASES: dict[str, tuple[str, Plant]] = {
+    "zero taken for code 0": (
+        """net (float[N,4] x) => (float[N,2] y) <float[4,6] w1, uint8[6,2] w2, float scale, uint8 zero = {120}>
+        { a = MatMul(x, w1) s = Sigmoid(a) d = DequantizeLinear(w2, scale, zero) y = MatMul(s, d) }""",
+        zero_is_code_0,
+    ),
+    "a scale not cut": (CODED, forgotten_scale),
+    "a zero point zeroed": (
+        """net (uint8[N,4] x) => (float[N,2] y) <uint8[4,6] w1, uint8 zx = {120}, uint8[6] zero, float[6,2] w2>
+        { a = MatMulInteger(x, w1, zx, zero) c = Cast<to=1>(a) q, s, z = DynamicQuantizeLinear(c)
+          d = DequantizeLinear(q, s, z) y = MatMul(d, w2) }""",
+        zeroed_parameters,
+    ),
+    "zero points mixed up": (
+        """net (float[N,4,3] x) => (float[N,4,4] y)
+        <float[3,6] w1, float[3,6] w2, float s = {0.05}, uint8 z = {120}, uint8 o = {90}>
+        { a = MatMul(x, w1) q = QuantizeLinear(a, s, z) d = DequantizeLinear(q, s, o) b = MatMul(x, w2) k = Sigmoid(b)
+          t = Transpose<perm=[0,2,1]>(k) y = MatMul(d, t) }""",
+        every_zero_point_is_alike,
+    ),
+    "a range that what is removed took part in": (
+        """net (float[N,4] x) => (float[N,2] y) <float[4,6] w1, float five = {5.0}, float[6,2] w2>
+        { a = MatMul(x, w1) n = Abs(a) b = Sub(five, n) q, s, z = DynamicQuantizeLinear(b) d = DequantizeLinear(q, s, z)
+          y = MatMul(d, w2) }""",
+        changed("DynamicQuantizeLinear", without(facts.Sum)),
+    ),
+    "a hidden size of quantised gates left stale": (
+        """net (float[3,2,4] x) => (float[3,1,2,5] y)
+        <int8[1,4,24] w, int8[1,6,24] r, float[1] scale, int8[1] zero, float[6,5] v>
+        { h = com.microsoft.DynamicQuantizeLSTM<hidden_size = 6>(x, w, r, , , , , , scale, zero, scale, zero)
+          y = MatMul(h, v) }""",
+        changed("DynamicQuantizeLSTM", without(facts.Count)),
+    ),
     "a lost offset in Concat": (
         """net (float[N,3,4,4] x) => (float[N,2,4,4] y)
         <float[4,3,3,3] w1, float[6,3,3,3] w2, float[6] scale, float[2,10,1,1] w3>

@@ -5,8 +5,10 @@ from __future__ import annotations
 from onnxprune.registry import RuleTable, add
 from onnxprune.rules import (
     attention,
+    control,
     convolution,
     einsum,
+    fused,
     joining,
     matmul,
     normalization,
@@ -14,8 +16,12 @@ from onnxprune.rules import (
     pinned,
     pointwise,
     pooling,
+    quantized,
+    quantized_linear,
+    quantized_weights,
     recurrent,
     reduction,
+    sequence,
     shape,
     signal,
     spatial,
@@ -32,11 +38,17 @@ FAMILIES = (
     shape,
     joining,
     spatial,
+    control,
     einsum,
     picking,
     signal,
     attention,
+    sequence,
+    fused,
     pinned,
+    quantized,
+    quantized_linear,
+    quantized_weights,
 )
 
 

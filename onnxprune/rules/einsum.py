@@ -14,7 +14,7 @@ from onnxprune.symbols import Dim
 
 RULES: RuleTable = {}
 
-Labels = list[str]  # one for each axis: a letter, or how far from the right an axis of the ellipsis lies
+Labels = list[str]  # one for each axis: a letter, or the number of an axis that the ellipsis hides
 TERM = re.compile(r"[A-Za-z]*(\.\.\.)?[A-Za-z]*")
 
 
@@ -80,7 +80,10 @@ def labels(op: Op) -> tuple[list[Labels], Labels]:
     if len(written) != len(op.ins):
         raise ValueError("its equation has another number of terms than it has inputs")
     terms = [_term(text, op.rank(x)) for text, x in zip(written, op.ins, strict=True)]
-    dots = max((sum(not label.isalpha() for label in term) for term in terms), default=0)
+    hidden = {sum(map(str.isdigit, term)) for text, term in zip(written, terms, strict=True) if "..." in text}
+    if len(hidden) > 1:
+        raise ValueError("its ellipses stand for different numbers of axes")
+    dots = max(hidden, default=0)
     if not arrow:
         count = Counter(letter for letter in left if letter.isalpha())
         right = "..." * bool(dots) + "".join(sorted(letter for letter, times in count.items() if times == 1))
@@ -96,4 +99,4 @@ def _term(text: str, rank: int) -> Labels:
     hidden = rank - len(before) - len(after)
     if hidden < 0 or (hidden and not dots):
         raise ValueError(f"{text!r} does not fit {rank} axes")
-    return [*before, *(str(number) for number in range(hidden, 0, -1)), *after]
+    return [*before, *(map(str, range(hidden))), *after]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -16,10 +16,16 @@ RULES: RuleTable = {}
 
 @rule_for(RULES, "Concat", zero=lambda op: tuple((slot,) for slot in range(len(op.ins))))
 def concat(op: Op) -> Iterator[Fact]:
+    """All inputs."""
+    yield from joined(op, op.ins)
+
+
+def joined(op: Op, parts: Sequence[str]) -> Iterator[Fact]:
     """Each input owns a window of the output."""
     axis, start = normalized_axis(op, 0, op.rank(op.out)), 0
-    for x in op.ins:
+    for x in parts:
         yield from in_place(op, x, op.out, but=(axis,))
+    for x in parts:
         size = op.shape(x)[axis]
         if not isinstance(size, int):
             yield Pin((op.out, axis), f"{op.label} joins an input whose size is known only at run time")
@@ -37,11 +43,12 @@ def split(op: Op) -> Iterator[Fact]:
     if given_at_run_time(op, 1, "split"):
         yield from pin_all(op, f"{op.label} cuts pieces whose size is known only at run time")
         return
-    for number, y in enumerate(op.outs):
-        if y not in op.graph.shapes:
-            yield Pin((x, axis), f"{op.label} has an output of unknown size")
-            return
+    if any(y not in op.graph.shapes for y in op.outs):
+        yield Pin((x, axis), f"{op.label} has an output of unknown size")
+        return
+    for y in op.outs:
         yield from in_place(op, x, y, but=(axis,))
+    for number, y in enumerate(op.outs):
         size = op.shape(y)[axis]
         if not isinstance(size, int):
             yield Pin((x, axis), f"{op.label} cuts pieces whose size is known only at run time")

@@ -31,7 +31,7 @@ def broadcast(op: Op, x: str, y: str) -> Iterator[Fact]:
 
 def pin_all(op: Op, why: str) -> Iterator[Fact]:
     """No axis of this node may be cut."""
-    for name in {*op.ins, *op.outs}:
+    for name in op.tensors:
         for axis in range(len(op.graph.shapes.get(name, ()))):
             yield Pin((name, axis), why)
 

@@ -16,16 +16,21 @@ A, B, C = 0, 1, 2
 
 @rule_for(RULES, "Gemm", zero=((A, B), (C,)))
 def gemm(op: Op) -> Iterator[Fact]:
-    """A (M, K) · B (K, N) + C, either transposed at will; C is stretched to (M, N)."""
-    a, b, y = op.ins[A], op.ins[B], op.out
+    """A product, and what is added to it: C is stretched to (M, N)."""
+    yield from transposed_product(op, op.ins[A], op.ins[B])
+    if op.has(C):
+        yield from broadcast(op, op.ins[C], op.out)
+
+
+def transposed_product(op: Op, a: str, b: str) -> Iterator[Fact]:
+    """A (M, K) · B (K, N), either transposed at will."""
+    y = op.out
     m, ka = (1, 0) if op.attr("transA", 0) else (0, 1)
     kb, n = (1, 0) if op.attr("transB", 0) else (0, 1)
     yield same(a, m, y, 0)
     yield same(b, n, y, 1)
     yield same(a, ka, b, kb, sums=True)
     yield Macs(((y, 0), (y, 1), (b, kb)))
-    if op.has(C):
-        yield from broadcast(op, op.ins[C], y)
 
 
 @rule_for(RULES, "MatMul", zero=((A, B),))

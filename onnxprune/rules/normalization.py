@@ -72,7 +72,15 @@ def lp_normalization(op: Op) -> Iterator[Fact]:
         yield Pin((name, axis), f"{op.label} normalises over it: removing an index changes all others")
 
 
-@rule_for(RULES, "LayerNormalization", "RMSNormalization")
+def normalized_shapes(op: Op) -> Iterator[Shape]:
+    """The output, and for each position the mean and the deviation; onnxruntime has these operators in older opsets."""
+    shape = op.shape(op.ins[0])
+    axis = normalized_axis(op, -1, len(shape))
+    yield shape
+    yield from ((*shape[:axis], *[1] * (len(shape) - axis)),) * 2
+
+
+@rule_for(RULES, "LayerNormalization", "RMSNormalization", shapes=normalized_shapes)
 def layer_normalization(op: Op) -> Iterator[Fact]:
     """Statistics are taken over all axes from ``axis`` on; the others keep their place."""
     x, rank = op.ins[0], op.rank(op.ins[0])

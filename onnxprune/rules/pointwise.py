@@ -8,6 +8,7 @@ from onnxprune.facts import Fact, Free, Pin, Pole
 from onnxprune.graph import Op
 from onnxprune.registry import FIRST, RuleTable, Terms, rule_for
 from onnxprune.rules.layout import broadcast, in_place, normalized_axis, pin_all
+from onnxprune.rules.quantized import as_numbers
 
 RULES: RuleTable = {}
 
@@ -121,8 +122,8 @@ def dropout(op: Op) -> Iterator[Fact]:
             yield from in_place(op, op.ins[0], y)
 
 
-@rule_for(RULES, "Add", "Sub", "Max", "Min", "Sum", "Mean", zero=_every)
-@rule_for(RULES, "Mul", "And", zero=EITHER)
+@rule_for(RULES, "Add", "Max", "Min", "Sum", "Mean", zero=_every)
+@rule_for(RULES, "And", zero=EITHER)
 @rule_for(RULES, "BitShift", "BitwiseAnd", "PRelu", zero=FIRST)
 @rule_for(RULES, "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Or", "Xor", "BitwiseOr", "BitwiseXor")
 @rule_for(RULES, "Where", zero=((1,), (2,)))
@@ -130,6 +131,19 @@ def broadcasting(op: Op) -> Iterator[Fact]:
     """Every input is stretched to y."""
     for x in op.ins:
         yield from broadcast(op, x, op.out)
+
+
+def _difference_zero(op: Op) -> Terms:
+    """What is taken off codes is their zero point."""
+    return FIRST if any(as_numbers(op)) else _every(op)
+
+
+@rule_for(RULES, "Sub", zero=_difference_zero)
+@rule_for(RULES, "Mul", zero=EITHER)
+def decoding(op: Op) -> Iterator[Fact]:
+    """As any broadcasting operator; but it may decode a weight that is kept as codes."""
+    yield from broadcasting(op)
+    yield from as_numbers(op)
 
 
 @rule_for(RULES, "Div", "Mod", zero=FIRST)

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from onnxprune.facts import Count, Fact, Macs, Pin, Slot, mapped, repeat, same, tile
+from onnxprune.facts import Count, Fact, Pin, Slot, mapped, repeat, same, tile
 from onnxprune.graph import Op
 from onnxprune.registry import FIRST, RuleTable, rule_for
+from onnxprune.rules.convolution import convolved
 from onnxprune.rules.layout import given_at_run_time, in_place, pin_all
 
 RULES: RuleTable = {}
@@ -137,25 +138,13 @@ def pool_of_regions(op: Op) -> Iterator[Fact]:
 
 @rule_for(RULES, "DeformConv", zero=((0, 1), (3,)))
 def deform_conv(op: Op) -> Iterator[Fact]:
-    """A convolution that reads at shifted places; each group of shifts keeps as many channels as the others."""
-    x, w, y, group, shifts = op.ins[0], op.ins[1], op.out, op.attr("group", 1), op.attr("offset_group", 1)
-    channels, outputs, per_group = op.shape(x)[1], op.shape(w)[0], op.shape(w)[1]
-    if not (isinstance(channels, int) and isinstance(outputs, int) and isinstance(per_group, int)):
-        return
-    for name in (x, op.ins[2], *op.ins[4:]):
-        if name:
-            yield same(name, 0, y, 0)
-    yield same(w, 0, y, 1)
+    """A convolution that reads at shifted places; each set of shifts keeps as many channels as the others."""
+    x, y, sets, channels = op.ins[0], op.out, op.attr("offset_group", 1), op.shape(op.ins[0])[1]
+    yield from convolved(op, x, op.ins[1])
+    for shifts in (op.ins[2], *op.ins[4:]):
+        if shifts:
+            yield same(shifts, 0, y, 0)
     if op.has(3):
         yield same(op.ins[3], 0, y, 1)
-    yield Macs(((y, 0), *((y, a) for a in range(2, op.rank(y))), *((w, a) for a in range(op.rank(w)))))
-    if group == 1:
-        yield same(x, 1, w, 1, sums=True)
-    elif per_group == 1:
-        yield repeat(x, 1, y, 1, outputs // channels, channels)
-        yield Count(Slot("group"), None, (x, 1), 0, channels)
-    else:
-        yield tile(w, 1, x, 1, group, per_group, sums=True)
-        yield mapped(y, 1, np.arange(outputs) % (outputs // group), y, 1)
-    if shifts > 1:
-        yield mapped(x, 1, np.arange(channels) % (channels // shifts), x, 1)
+    if sets > 1 and isinstance(channels, int):
+        yield mapped(x, 1, np.arange(channels) % (channels // sets), x, 1)

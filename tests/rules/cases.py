@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
+
 from onnxprune.facts import Macs
 from tests.laws import analyse, difference, every_other, groups, parse, reasons
 
@@ -37,6 +39,16 @@ def check(case: Case) -> None:
         assert case.why in reasons(model)
     if case.groups:
         assert difference(model, every_other(model)) <= LIMIT
+
+
+def check_alone(case: Case) -> None:
+    """Removing all of one group but a unit equals zeroing it, too: what must be as wide as another is tied to it."""
+    model = parse(case.text, opset=case.opset, ir=case.ir)
+    analysis = analyse(model)
+    for group in range(analysis.groups):
+        removed = np.zeros(analysis.units, dtype=bool)
+        removed[analysis.members(group)[1:]] = True
+        assert difference(model, removed) <= LIMIT
 
 
 BATCHED = """g (float[N,4] x) => (float[N,M] y) <float[4,8] u, float[8,4,6,6] w, {weights}> {{

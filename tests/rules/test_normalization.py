@@ -97,6 +97,80 @@ GRAPHS: dict[str, Case] = {
     "RMSNormalization, over the axis": Case(
         THIRD.format(steps="z = RMSNormalization(h, s)"), {}, "RMSNormalization #1 ('z') normalises over it", 23
     ),
+    # channels 0 and 1, 2 and 3, … are normalised together, so that they go together
+    "GroupNormalization": Case(
+        BATCH.format(steps="z = GroupNormalization <num_groups = 4> (h, s, b)"), {"b:0 s:0 v:1 w:0": 4}, opset=21
+    ),
+    "GroupNormalization, of groups of one": Case(
+        BATCH.format(steps="z = GroupNormalization <num_groups = 8> (h, s, b)"), {"b:0 s:0 v:1 w:0": 8}, opset=22
+    ),
+    "GroupNormalization, behind two groups of another": Case(  # which is coarser
+        BATCH.format(
+            steps="n = GroupNormalization <num_groups = 4> (h, s, b)"
+            "  z = GroupNormalization <num_groups = 2> (n, m, var)"
+        ),
+        {"b:0 m:0 s:0 v:1 var:0 w:0": 2},
+        opset=21,
+    ),
+    "GroupNormalization, whose output is summed over": Case(
+        """g (float[N,3,4,4] x) => (float[N,1,4,4] y)
+        <int64[1] axis = {1}, float[8,3,1,1] w, float[8] s, float[8] b> {
+            h = Conv(x, w)  e = Exp(h)  z = GroupNormalization <num_groups = 4> (e, s, b)  y = ReduceSum(z, axis)
+        }""",
+        {"b:0 s:0 w:0": 4},
+        opset=21,
+    ),
+    "GroupNormalization, by a scale that is not zero": Case(
+        """g (float[N,3,4,4] x) => (float[N,1,4,4] y)
+        <int64[1] axis = {1}, float[8,3,1,1] w, float[8] s, float[8] b> {
+            h = Conv(x, w)  e = Exp(s)  z = GroupNormalization <num_groups = 4> (h, e, b)  y = ReduceSum(z, axis)
+        }""",
+        {},
+        "ReduceSum #3 ('y') sums over it, and a zeroed unit would still contribute",
+        21,
+    ),
+    "GroupNormalization, of one group": Case(
+        BATCH.format(steps="z = GroupNormalization <num_groups = 1> (h, s, b)"),
+        {},
+        "GroupNormalization #1 ('z') normalises over all channels",
+        21,
+    ),
+    "GroupNormalization, that divides by the variance alone": Case(
+        BATCH.format(steps="z = GroupNormalization <num_groups = 4, epsilon = 0.0> (h, s, b)"),
+        {},
+        "GroupNormalization #1 ('z') normalises over all channels, or has no epsilon",
+        21,
+    ),
+    "GroupNormalization, over the axis": Case(
+        """g (float[N,4,4] x) => (float[N,4,5] y) <float[4,8] w, float[4] s, float[4] b, float[8,5] v> {
+            h = MatMul(x, w)  z = GroupNormalization <num_groups = 2> (h, s, b)  y = MatMul(z, v)
+        }""",
+        {},
+        "GroupNormalization #1 ('z') normalises over it",
+        21,
+    ),
+    "GroupNormalization, of a batch of weights": batched(
+        "t = GroupNormalization <num_groups = 2> (w, s, b)", {}, "float[4] s, float[4] b", 21
+    ),
+    "LpNormalization": Case(BATCH.format(steps="z = LpNormalization <axis = 2> (h)"), {"v:1 w:0": 8}),
+    "LpNormalization, of pixels that are summed over": Case(
+        """g (float[N,3,4,4] x) => (float[N,1,4,4] y) <int64[1] axis = {1}, float[8,3,1,1] w> {
+            h = Conv(x, w)  z = LpNormalization <p = 1> (h)  y = ReduceSum(z, axis)
+        }""",
+        {"w:0": 8},
+        opset=22,
+    ),
+    "LpNormalization, of what is not zero that is summed over": Case(
+        """g (float[N,3,4,4] x) => (float[N,1,4,4] y) <int64[1] axis = {1}, float[8,3,1,1] w> {
+            h = Conv(x, w)  e = Exp(h)  z = LpNormalization <p = 1> (e)  y = ReduceSum(z, axis)
+        }""",
+        {},
+        "ReduceSum #3 ('y') sums over it, and a zeroed unit would still contribute",
+        22,
+    ),
+    "LpNormalization, over the axis": Case(
+        THIRD.format(steps="z = LpNormalization(h)"), {}, "LpNormalization #1 ('z') normalises over it"
+    ),
     "LRN, of a batch of weights": batched("t = LRN <size = 3> (w)", {}),
     "LRN, of a batch of weights that is summed over": Case(
         """g (float[N,4,2,2] x) => (float[N,4,2,2] y) <int64[1] axis = {0}, float[8,4,2,2] w> {

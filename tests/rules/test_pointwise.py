@@ -54,6 +54,7 @@ KEEPS_ZERO = {
     "Ceil": ("z = Ceil(i)", 7),
     "Floor": ("z = Floor(i)", 7),
     "Round": ("z = Round(i)", 11),
+    "CastLike": ("z = CastLike(i, one)", 15),
 }
 MOVES_ZERO = {
     "Sigmoid": ("z = Sigmoid(i)", 7),
@@ -67,6 +68,7 @@ MOVES_ZERO = {
     "BitwiseNot": ("t = Cast <to = 6> (i)  n = BitwiseNot(t)  z = Cast <to = 1> (n)", 18),
     "Log": ("t = Sigmoid(i)  z = Log(t)", 7),
     "Reciprocal": ("t = Sigmoid(i)  z = Reciprocal(t)", 7),
+    "BitCast": ("t = BitCast <to = 6> (i)  z = Cast <to = 1> (t)", 26),  # a zero may be negative
 }
 NOTHING_CLAIMED = {
     "IsNaN": ("t = IsNaN(i)  n = Cast <to = 1> (t)  z = Add(n, i)", 9),
@@ -119,6 +121,15 @@ GRAPHS |= {
         "ratio = Constant <value = float {0.5}> ()  on = Constant <value = bool {1}> ()  z = Dropout(i, ratio, on)",
         {},
         "Dropout #4 ('z') may be in training mode",
+    ),
+    "BitCast, and back": hidden("t = BitCast <to = 6> (i)  z = BitCast <to = 1> (t)", opset=26),
+    "CastLike, of a tensor whose width is not what it is about": Case(
+        """g (float[N,4] x) => (float[N,5] y) <float[4,8] w, float[4,6] k, float[6,5] v, float[8,5] u> {
+            h = MatMul(x, w)  i = MatMul(x, k)  c = CastLike(i, h)
+            a = MatMul(h, u)  b = MatMul(c, v)  y = Add(a, b)
+        }""",
+        {"u:0 w:1": 8, "k:1 v:0": 6},
+        opset=15,
     ),
     "Add, one entry per channel": hidden("z = Add(i, s)", {"b:0 s:0 v:0 w:1": 8}),
     "Add, a row": hidden("z = Add(i, r)", {"b:0 r:1 v:0 w:1": 8}),
@@ -265,6 +276,7 @@ def test_what_is_not_zero_at_zero_may_not_be_summed_over(steps: str, opset: int)
     ("steps", "groups"),
     [
         ("z = Mul(i, s)", {"b:0 s:0 w:1": 8}),
+        ("e = Exp(i)  z = CastLike(e, i)", {}),
         ("e = Exp(i)  z = Mul(e, i)", {"b:0 w:1": 8}),
         ("e = Exp(i)  z = Mul(e, s)", {"b:0 s:0 w:1": 8}),
         ("e = Exp(i)  z = Mul(e, one)", {}),

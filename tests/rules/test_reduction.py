@@ -93,6 +93,31 @@ GRAPHS |= {
         "ReduceMean #1 ('mean') reduces over it by something other than a plain sum",
         11,
     ),
+    "Det": Case(
+        """g (float[N,3,4,4] x) => (float[N,5] y) <float[8,3,1,1] w, float[8,5] v> {
+            h = Conv(x, w)  z = Det(h)  y = MatMul(z, v)
+        }""",
+        {"v:0 w:0": 8},
+        opset=11,
+    ),
+    "Det, that is summed over": Case(
+        """g (float[N,3,4,4] x) => (float[N] y) <int64[1] axis = {1}, float[8,3,1,1] w> {
+            h = Conv(x, w)  z = Det(h)  y = ReduceSum <keepdims = 0> (z, axis)
+        }""",
+        {"w:0": 8},
+    ),
+    "Det, of what is not zero that is summed over": Case(
+        """g (float[N,3,4,4] x) => (float[N] y) <int64[1] axis = {1}, float[8,3,1,1] w> {
+            h = Conv(x, w)  e = Exp(h)  z = Det(e)  y = ReduceSum <keepdims = 0> (z, axis)
+        }""",
+        {},
+        "ReduceSum #3 ('y') sums over it, and a zeroed unit would still contribute",
+    ),
+    "Det, of channels": Case(
+        """g (float[8,4] x) => (float y) <float[4,8] w> { h = MatMul(x, w)  y = Det(h) }""",
+        {},
+        "Det #1 ('y') needs the whole matrix",
+    ),
     "ArgMax": Case(
         """g (float[N,3,4] x) => (float[N,5] y) <float[8,3,1] w, float[8,5] v> {
             h = Conv(x, w)  a = ArgMax <axis = 2, keepdims = 0> (h)  z = Cast <to = 1> (a)  y = MatMul(z, v)

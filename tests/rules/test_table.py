@@ -32,7 +32,8 @@ def test_every_operator_of_a_family_has_a_graph(family: ModuleType) -> None:
 
 
 def test_some_graph_of_every_operator_loses_units() -> None:
-    assert {kind for _, kind in RULES} == {operator(title) for title, case in ENTRIES if case.groups}
+    losing = {kind for (_, kind), rule in RULES.items() if rule.pins is None}
+    assert losing <= {operator(title) for title, case in ENTRIES if case.groups}
 
 
 @pytest.mark.parametrize(("title", "case"), ENTRIES, ids=[title for title, _ in ENTRIES])

@@ -113,7 +113,10 @@ def summing(facts: Iterable[Fact], vanishes: Callable[[str], bool]) -> bool:
         if isinstance(fact, Tie) and fact.sums:
             if not (vanishes(fact.x[0]) or vanishes(fact.y[0])):
                 return True
-        elif isinstance(fact, Sum | Pole):
+        elif isinstance(fact, Sum):
+            if not any(vanishes(name) for name, _ in (fact.axis, *fact.times)):
+                return True
+        elif isinstance(fact, Pole):
             return True
     return False
 

@@ -133,12 +133,13 @@ def test_scores_are_those_of_the_values_and_leave_out_how_codes_are_read() -> No
     assert rank(analysis).scores == pytest.approx(rank(analyse(plain)).scores)
 
 
-def test_the_scale_behind_an_integer_product_counts_in_its_scores() -> None:
+@pytest.mark.parametrize("entries", ["", "[1]", "[8]"])
+def test_the_scale_behind_an_integer_product_counts_in_its_scores(entries: str) -> None:
     text = """g (uint8[N,4] x) => (float[N,5] y)
-    <uint8[4,8] w, uint8 zx = {7}, uint8 zw = {9}, float scale, float[8,5] v> {
+    <uint8[4,8] w, uint8 zx = {7}, uint8 zw = {9}, float*s scale, float[8,5] v> {
         p = MatMulInteger(x, w, zx, zw)  c = Cast <to = 1> (p)  h = Mul(c, scale)  y = MatMul(h, v)
     }"""
-    analysis = analyse(parse(text))
+    analysis = analyse(parse(text.replace("*s", entries)))
     weight, scale = analysis.graph.constant("w"), analysis.graph.constant("scale")
     assert weight is not None
     assert scale is not None

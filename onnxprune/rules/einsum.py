@@ -7,10 +7,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from onnxprune.facts import Batch, Fact, Macs, Pin, Sum, same
-from onnxprune.graph import Op, Shape
+from onnxprune.graph import Op
 from onnxprune.integers import Axis
 from onnxprune.registry import RuleTable, Terms, rule_for
-from onnxprune.symbols import Dim
 
 RULES: RuleTable = {}
 
@@ -23,17 +22,7 @@ def _any_factor(op: Op) -> Terms:
     return (tuple(range(len(op.ins))),)
 
 
-def _shapes(op: Op) -> Iterator[Shape]:
-    terms, result = labels(op)
-    sizes: dict[str, Dim] = {}
-    for x, term in zip(op.ins, terms, strict=True):
-        for label, size in zip(term, op.shape(x), strict=True):
-            known = sizes.get(label, 1)
-            sizes[label] = known if isinstance(known, int) and known != 1 else size if size != 1 else known
-    yield tuple(sizes[label] for label in result)
-
-
-@rule_for(RULES, "Einsum", zero=_any_factor, shapes=_shapes)
+@rule_for(RULES, "Einsum", zero=_any_factor)
 def einsum(op: Op) -> Iterator[Fact]:
     """A letter is one index wherever it stands; a letter that the output lacks is summed."""
     terms, result = labels(op)

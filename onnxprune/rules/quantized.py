@@ -131,10 +131,14 @@ def qlinear_matmul(op: Op) -> Iterator[Fact]:
 
 def _scaled_later(op: Op, weight: str, zero: int, axis: int) -> Iterator[Fact]:
     """A weight's codes, with their scale if it is found behind the product: criteria then compare like with like."""
+    scale = _scale_behind(op, op.out)
+    entries = () if scale is None else _dims(op.graph, scale)
+    per_column = op.kind == "MatMulInteger" and entries == op.shape(weight)[axis:]
     for fact in coded(op, weight, (), zero, axis):
-        scale = _scale_behind(op, op.out) if isinstance(fact, Quantized) else None
-        single = scale is not None and op.graph.elements(scale) == 1
-        yield fact._replace(scales=(scale,)) if isinstance(fact, Quantized) and scale and single else fact
+        if isinstance(fact, Quantized) and scale is not None and (per_column or set(entries) <= {1}):
+            yield fact._replace(scales=(scale,), axes=(axis,) if per_column else fact.axes)
+        else:
+            yield fact
 
 
 def _scale_behind(op: Op, product: str) -> str | None:
@@ -167,7 +171,8 @@ def as_numbers(op: Op) -> Iterator[Quantized]:
         source = _behind_cast(op.graph, codes)
         if source is None or source == codes or other is None or op.graph.types.get(source) in NUMBERS:
             continue
-        axes = tuple(range(op.rank(codes) - op.rank(other), op.rank(codes)))
+        rank, entries = len(_dims(op.graph, source)), len(_dims(op.graph, other))
+        axes = tuple(range(rank - entries, rank)) if entries <= rank else ()
         scaled = op.kind == "Mul"
         yield Quantized(codes, (other,) if scaled else _scales_of(op, other), None if scaled else other, axes)
 
@@ -179,8 +184,12 @@ def _behind_cast(graph: Graph, name: str) -> str | None:
     return source if graph.is_constant(source) else None
 
 
+def _dims(graph: Graph, name: str) -> tuple[int, ...]:
+    return tuple(graph.constant_tensor(name).dims)
+
+
 def _scales_of(op: Op, zero: str) -> tuple[str, ...]:
     """The scale behind a difference, if it has the shape of the zero point, or is one for all."""
     scale = _scale_behind(op, op.out)
-    alike = scale is not None and op.graph.shapes[scale] in (op.shape(zero), (), (1,))
+    alike = scale is not None and _dims(op.graph, scale) in (_dims(op.graph, zero), (), (1,))
     return (scale,) if scale is not None and alike else ()

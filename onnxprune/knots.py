@@ -71,7 +71,7 @@ def _choose(closure: Closure, knots: list[Knot], is_head: Callable[[int], bool])
     taken: set[int] = set()
     dropped: set[int] = set()
     heads = _heads(closure, knots, is_head)
-    shared = Counter(root for knot in knots for root in {closure.root(f) for f in knot.factors})
+    shared = Counter(root for knot in knots for root in {closure.root(n) for n in (knot.flat, *knot.factors)})
 
     def merit(knot: Knot, factor: int) -> tuple[bool, int, int]:
         root = closure.root(factor)

@@ -22,6 +22,7 @@ GEMM = "keeps its weights in an attribute, where nothing is cut; write it as Gem
 NAMES = "knows its features by their place"
 TEXT = "works on text, which holds no weights"
 MAPS = "works on maps or sequences, which have no axes"
+LISTS = "works on lists or optional values, which have no axes; write it with Split and Concat to have it cut"
 LOSS = "is a training loss; take it out of the model to let what feeds it be cut"
 STEP = "is a training step; give the model that inference runs"
 
@@ -56,6 +57,18 @@ PINNED: dict[tuple[str, str], str] = {
     ("", "StringNormalizer"): TEXT,
     ("", "StringSplit"): TEXT,
     ("", "TfIdfVectorizer"): "counts words, whose numbers and places are kept in attributes, where nothing is cut",
+    ("", "ConcatFromSequence"): LISTS,
+    ("", "Optional"): LISTS,
+    ("", "OptionalGetElement"): LISTS,
+    ("", "OptionalHasElement"): LISTS,
+    ("", "SequenceAt"): LISTS,
+    ("", "SequenceConstruct"): LISTS,
+    ("", "SequenceEmpty"): LISTS,
+    ("", "SequenceErase"): LISTS,
+    ("", "SequenceInsert"): LISTS,
+    ("", "SequenceLength"): LISTS,
+    ("", "SequenceMap"): LISTS,
+    ("", "SplitToSequence"): LISTS,
     ("", "NegativeLogLikelihoodLoss"): LOSS,
     ("", "SoftmaxCrossEntropyLoss"): LOSS,
     (ML, "ArrayFeatureExtractor"): "picks features by their place; write it as Gather to have it cut",

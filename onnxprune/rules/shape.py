@@ -85,6 +85,9 @@ def squeeze(op: Op) -> Iterator[Fact]:
         yield from pin_all(op, f"{op.label} drops axes that are not known before running")
         return
     dropped = axes if axes is not None else [a for a, size in enumerate(op.shape(x)) if size == 1]
+    if axes is None:
+        why = f"{op.label} drops every axis of size 1, so that two indices stay; give it axes to free them"
+        yield from (Pin((x, axis), why, [0, 1]) for axis in range(op.rank(x)) if split(op.shape(x)[axis]).factor > 1)
     for place, axis in enumerate(a for a in range(op.rank(x)) if a not in dropped):
         yield same(x, axis, y, place)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import onnx
 import pytest
 
+from tests.laws import groups, parse, reasons
 from tests.rules.cases import Case, check
 
 BRANCHES = """g (float[3,4] x, bool c) => (float[3,2] y) <float[4,8] u, float[8] b, float[8,2] v, {weights}> {{
@@ -118,3 +120,15 @@ GRAPHS: dict[str, Case] = {
 @pytest.mark.parametrize("case", GRAPHS.values(), ids=GRAPHS)
 def test_graphs(case: Case) -> None:
     check(case)
+
+
+def test_what_another_operator_does_with_its_body_is_not_guessed() -> None:
+    text = """g (float[3,4] x) => (float[3,2] y) <float[4,8] u, float[8,6] w, float[6,5] p, float[5,2] v> {
+        h = MatMul(x, u)  i = Relu(h)  k = MatMul(i, w)
+        z = some.where.Twice (k) <body = one (float[3,6] a) => (float[3,6] b) { b = Relu(a) }>
+        t = MatMul(z, p)  y = MatMul(t, v)
+    }"""
+    model = parse(text)
+    model.opset_import.append(onnx.helper.make_opsetid("some.where", 1))
+    assert groups(model) == {"u:1 w:0": 8}
+    assert "Twice #4 ('z') has no rule" in reasons(model)

@@ -72,30 +72,12 @@ REFUSED: dict[str, Case] = {
         {},
         "RandomUniformLike #1 ('r') draws random numbers in order",
     ),
-    "what the body of a control flow node reads": Case(
-        """g (float[N,4] x, bool[1] c) => (float[N,5] y) <float[4,8] w, float[8,5] v> {
-            h = MatMul(x, w)
-            y = If (c) <then_branch = one () => (float[N,5] a) { a = MatMul(h, v) },
-                        else_branch = two () => (float[N,5] b) { d = Neg(h)  b = MatMul(d, v) }>
-        }""",
-        {},
-        "'v' is read by the body of a control flow node",
-    ),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED.values(), ids=list(REFUSED))
 def test_nothing_is_removed_and_the_reason_is_given(case: Case) -> None:
     check(case)
-
-
-def test_what_a_control_flow_node_leaves_alone_is_still_cut() -> None:
-    text = """g (float[N,4] x, bool[1] c) => (float[N,5] y) <float[4,8] w, float[8,6] k, float[6,5] v> {
-        h = MatMul(x, w)  i = MatMul(h, k)
-        y = If (c) <then_branch = one () => (float[N,5] a) { a = MatMul(i, v) },
-                    else_branch = two () => (float[N,5] b) { d = Neg(i)  b = MatMul(d, v) }>
-    }"""
-    check(Case(text, {"k:0 w:1": 8}, "'i' is read by the body of a control flow node"))
 
 
 def test_an_operator_of_another_domain_is_refused_by_name() -> None:

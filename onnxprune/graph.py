@@ -51,7 +51,7 @@ class Op:
     @cached_property
     def label(self) -> str:
         """How messages name this node."""
-        return f"{self.kind} {self.node.name!r}" if self.node.name else f"{self.kind} #{self.index} ({self.out!r})"
+        return f"{self.kind} {self.node.name!r}" if self.node.name else f"{self.kind} #{self.place} ({self.out!r})"
 
     @property
     def tensors(self) -> list[str]:

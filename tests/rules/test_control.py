@@ -131,4 +131,4 @@ def test_what_another_operator_does_with_its_body_is_not_guessed() -> None:
     model = parse(text)
     model.opset_import.append(onnx.helper.make_opsetid("some.where", 1))
     assert groups(model) == {"u:1 w:0": 8}
-    assert "Twice #4 ('z') has no rule" in reasons(model)
+    assert "Twice #3 ('z') has no rule" in reasons(model)

@@ -38,6 +38,8 @@ class Analysis:
         self.graph = graph
         self.closure = Closure()
         self.heads: set[int] = set()
+        self.normalized: list[int] = []  # axes that are cut although removing is not zeroing there
+        self.protection = protection or Protection()
         self.rules: dict[tuple[str, str], Rule] = load("rules")
         self.facts: list[tuple[Fact, ...]] = [self._state(op) for op in graph.ops]
         knots: list[Knot] = []
@@ -53,9 +55,10 @@ class Analysis:
         self._pin(pins.ends(graph))
         self._pin(pins.undecided(graph, self.codes.undecided()))
         self._pin(pins.read_widths(graph, self.facts, self.rule))
-        self._pin(pins.protected(graph, self.facts, protection or Protection()))
+        self._pin(pins.protected(graph, self.facts, self.protection))
         heads = {self.closure.root(number) for number in self.heads}
-        untie(self.closure, knots, lambda number: self.closure.root(number) in heads)
+        whole_heads = self.protection.attention == "heads"
+        untie(self.closure, knots, lambda number: self.closure.root(number) in heads, whole_heads=whole_heads)
         self._pin_what_does_not_vanish()
         self._make_units()
 
@@ -98,29 +101,44 @@ class Analysis:
         return self.closure.add(axis, self.graph.shapes[axis[0]][axis[1]]) if known is None else known
 
     def _ingest(self, op: Op) -> Iterator[Knot]:
-        closure, number = self.closure, self.number
         mentioned: set[Axis] = set()
         for fact in self.facts[op.index]:
-            if isinstance(fact, facts.Tie):
-                closure.tie(number(fact.x), number(fact.y), fact.picks, op.label)
-                mentioned.update((fact.x, fact.y))
-            elif isinstance(fact, facts.Pin):
-                indices = None if fact.indices is None else np.asarray(fact.indices, dtype=np.int64)
-                closure.pin(number(fact.axis), fact.why, indices)
-                mentioned.add(fact.axis)
-            elif isinstance(fact, facts.Product):
+            if isinstance(fact, facts.Product):
                 yield self._knot(op, fact)
-                mentioned.update((fact.flat, *fact.factors))
-            elif isinstance(fact, facts.Batch):
-                self.heads.add(number(fact.axis))
-            elif isinstance(fact, facts.Free | facts.Sum):
-                number(fact.axis)
-                mentioned.add(fact.axis)
+            mentioned.update(self._take(op, fact))
         why = f"{op.label} needs it whole"
         for name in op.tensors:
             for axis in self._axes(name):
                 if axis not in mentioned:
-                    closure.pin(number(axis), why)
+                    self.closure.pin(self.number(axis), why)
+
+    def _take(self, op: Op, fact: Fact) -> tuple[Axis, ...]:
+        """Hand a fact to the closure; returns the axes that it speaks of."""
+        closure, number = self.closure, self.number
+        if isinstance(fact, facts.Tie):
+            closure.tie(number(fact.x), number(fact.y), fact.picks, op.label)
+            return fact.x, fact.y
+        if isinstance(fact, facts.Product):
+            return fact.flat, *fact.factors
+        if isinstance(fact, facts.Batch):
+            self.heads.add(number(fact.axis))
+        elif isinstance(fact, facts.Pin):
+            indices = None if fact.indices is None else np.asarray(fact.indices, dtype=np.int64)
+            closure.pin(number(fact.axis), fact.why, indices)
+            return (fact.axis,)
+        elif isinstance(fact, facts.Normalized):
+            self._take_normalized(fact)
+            return (fact.axis,)
+        elif isinstance(fact, facts.Free | facts.Sum):
+            number(fact.axis)
+            return (fact.axis,)
+        return ()
+
+    def _take_normalized(self, fact: facts.Normalized) -> None:
+        if self.protection.normalized:
+            self.normalized.append(self.number(fact.axis))
+        else:
+            self.closure.pin(self.number(fact.axis), fact.why)
 
     def _knot(self, op: Op, product: facts.Product) -> Knot:
         factors = tuple(self.number(f) for f in product.factors)
@@ -160,10 +178,21 @@ class Analysis:
     def _make_units(self) -> None:
         weights = set(self.graph.constants())
         is_weight = np.array([axis[0] in weights for axis in self.closure.axes], dtype=bool)
-        self.unit_of, self.units, self.group_of, self.groups, self._width = units.find(self.closure, is_weight)
+        self.unit_of, self.units, self.group_of, self.groups, self._width = units.find(
+            self.closure, is_weight, self.heads
+        )
         self.weight_axes = [
             (int(n), self.closure.axes[n]) for n in np.flatnonzero(is_weight) if self.closure.free(int(n))
         ]
+
+    @cached_property
+    def approximate(self) -> Mask:
+        """For each unit, whether a normalisation runs over it, so that removing it is not zeroing it."""
+        found = np.zeros(self.units, dtype=bool)
+        for number in self.normalized:
+            units = self.unit_of[self.closure.span(number)] if self.closure.sizes[number] else np.zeros(0, dtype=int)
+            found[units[units >= 0]] = True
+        return found
 
     def slices(self) -> Iterator[tuple[Axis, NDArray[np.int64]]]:
         """Every cuttable axis of a constant tensor, with the unit of each of its indices (-1: stays)."""

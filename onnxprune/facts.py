@@ -7,6 +7,7 @@ About indices:
   contribute exactly zero;
 * `Product`: one axis is the row-major product of others (Reshape);
 * `Pin`: indices that may not go, and why;
+* `Normalized`: statistics are taken over this axis: pinned, unless the user gives it free;
 * `Sum`: the operator sums over this axis alone, or over its product with others that are tied to it;
 * `Pole`: the operator is not finite where this operand is zero;
 * `Batch`: an axis along which two activations are multiplied, i.e. attention heads;
@@ -68,6 +69,13 @@ class Pin(NamedTuple):
     axis: Axis
     why: str
     indices: Sequence[int] | None = None
+
+
+class Normalized(NamedTuple):
+    """Each index changes the others, through a mean or a variance over the axis: removing is not zeroing here."""
+
+    axis: Axis
+    why: str
 
 
 class Sum(NamedTuple):
@@ -148,7 +156,7 @@ class Macs(NamedTuple):
     axes: tuple[Axis, ...]
 
 
-Fact = Tie | Product | Pin | Sum | Pole | Batch | Free | Quantized | Count | Positions | Strided | Macs
+Fact = Tie | Product | Pin | Normalized | Sum | Pole | Batch | Free | Quantized | Count | Positions | Strided | Macs
 
 
 def ties(fact: Fact) -> Iterator[tuple[Axis, Axis]]:

@@ -31,8 +31,10 @@ class Knot(NamedTuple):
     who: str
 
 
-def untie(closure: Closure, knots: list[Knot], is_head: Callable[[int], bool]) -> None:
+def untie(closure: Closure, knots: list[Knot], is_head: Callable[[int], bool], *, whole_heads: bool = True) -> None:
     """Close, deciding for every knot which factor its flat axis follows.
+
+    Where heads and what is inside of them are both free, ``whole_heads`` says which of them goes.
 
     A few closures suffice: all knots that pins have settled are tied at once, and so are all choices, which are
     kept consistent through the axes that they share.
@@ -42,7 +44,7 @@ def untie(closure: Closure, knots: list[Knot], is_head: Callable[[int], bool]) -
     while pending:
         still = [knot for knot in pending if not _settle(closure, knot)]
         if len(still) == len(pending):
-            _choose(closure, still, is_head)
+            _choose(closure, still, is_head, whole_heads=whole_heads)
             still = []
         closure.close()
         pending = still
@@ -67,7 +69,7 @@ def _settle(closure: Closure, knot: Knot) -> bool:
     return True
 
 
-def _choose(closure: Closure, knots: list[Knot], is_head: Callable[[int], bool]) -> None:
+def _choose(closure: Closure, knots: list[Knot], is_head: Callable[[int], bool], *, whole_heads: bool) -> None:
     taken: set[int] = set()
     dropped: set[int] = set()
     heads = _heads(closure, knots, is_head)
@@ -75,7 +77,7 @@ def _choose(closure: Closure, knots: list[Knot], is_head: Callable[[int], bool])
 
     def merit(knot: Knot, factor: int) -> tuple[bool, int, int]:
         root = closure.root(factor)
-        return root in heads, shared[root], _units(closure, knot, factor)
+        return (root in heads) == whole_heads, shared[root], _units(closure, knot, factor)
 
     for knot in knots:
         live = _live(closure, knot)

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from onnxprune.pins import ATTENTION
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -57,6 +59,10 @@ BUDGET = _options(
     click.option("--protect", multiple=True, metavar="NAME", help="Node or tensor that stays whole; globs allowed."),
     click.option("--protect-first", is_flag=True, help="Leave the first layers whole."),
     click.option("--protect-last", is_flag=True, help="Leave the last layers whole."),
+    click.option(
+        "--attention", type=click.Choice(ATTENTION), default="heads", show_default=True, help="What of attention goes."
+    ),
+    click.option("--normalized-axes", is_flag=True, help="Cut hidden sizes, too: where norms run, removing ≠ zeroing."),
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random."),
 )
 SHAPE = click.option(

@@ -19,14 +19,25 @@ Facts = Sequence[Sequence[Fact]]
 
 WHOLE_TYPES = {getattr(onnx.TensorProto, name): name for name in ("INT64", "BOOL", "STRING", "COMPLEX64", "COMPLEX128")}
 
+ATTENTION = ("heads", "dims")
+
 
 @dataclass(frozen=True)
 class Protection:
-    """What the user wants left alone: names or globs of nodes and tensors; the first, the last layers."""
+    """What the user wants left alone, and what not.
+
+    Attributes:
+        names: of nodes and tensors, or globs.
+        first, last: whether the first, the last layers stay whole.
+        attention: what of an attention goes: whole ``"heads"``, or ``"dims"``, the same ones of every head.
+        normalized: whether axes that a normalisation takes its statistics over may go (hidden-size pruning).
+    """
 
     names: tuple[str, ...] = ()
     first: bool = False
     last: bool = False
+    attention: str = "heads"
+    normalized: bool = False
 
 
 def ends(graph: Graph) -> Iterator[Reason]:

@@ -20,8 +20,8 @@ from onnxprune.analysis import Analysis, Model
 from onnxprune.closure import Mask
 from onnxprune.cost import CostModel
 from onnxprune.criteria import Ranking, rank
-from onnxprune.errors import RefusedError, UsageError
-from onnxprune.pins import Protection
+from onnxprune.errors import RefusedError, UsageError, unknown
+from onnxprune.pins import ATTENTION, Protection
 from onnxprune.record import Record
 
 FORMAT = "onnxprune-plan"
@@ -41,6 +41,8 @@ class Recipe:
         min_keep: the units that every group keeps at least.
         protect: names or globs of nodes and tensors that stay whole.
         protect_first, protect_last: whether the first, the last layers stay whole.
+        attention: what of an attention goes, ``"heads"`` or ``"dims"``.
+        normalized_axes: whether axes that a normalisation runs over may go; removing is not zeroing there.
         seed: of everything random.
     """
 
@@ -53,6 +55,8 @@ class Recipe:
     protect: tuple[str, ...] = ()
     protect_first: bool = False
     protect_last: bool = False
+    attention: str = "heads"
+    normalized_axes: bool = False
     seed: int = 0
 
     @property
@@ -64,7 +68,10 @@ class Recipe:
         """
         if not all(self.protect):
             raise UsageError("A name to protect is empty. Name a node or a tensor.")
-        return Protection(tuple(self.protect), self.protect_first, self.protect_last)
+        if self.attention not in ATTENTION:
+            raise unknown("way to cut attention", self.attention, ATTENTION)
+        choices = self.attention, self.normalized_axes
+        return Protection(tuple(self.protect), self.protect_first, self.protect_last, *choices)
 
     @property
     def budget(self) -> Budget:
@@ -108,7 +115,9 @@ class Plan:
     def protection(self) -> Protection:
         """What was to stay whole; it takes part in which axes belong together."""
         names = self.recipe.get("protect", ())
-        return Protection(tuple(names), bool(self.recipe.get("protect_first")), bool(self.recipe.get("protect_last")))
+        ends = bool(self.recipe.get("protect_first")), bool(self.recipe.get("protect_last"))
+        choices = str(self.recipe.get("attention", "heads")), bool(self.recipe.get("normalized_axes"))
+        return Protection(tuple(names), *ends, *choices)
 
     def dumps(self) -> str:
         """The plan as JSON text; the same plan is the same text."""
@@ -222,6 +231,8 @@ def _group(analysis: Analysis, ranking: Ranking, removed: Mask, group: int) -> d
         "kept": np.flatnonzero(~removed[units]).tolist(),
         "axes": [f"{name}:{axis}" for name, axis in analysis.weight_axes_of(group)],
     }
+    if analysis.approximate[units].any():
+        found["mask_equivalent"] = False
     if group in ranking.unscored:
         found["stays"] = ranking.unscored[group]
     return found

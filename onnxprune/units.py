@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -30,12 +31,13 @@ class Units(NamedTuple):
     width: Numbers
 
 
-def find(closure: Closure, weights: Mask) -> Units:
+def find(closure: Closure, weights: Mask, batches: Iterable[int] = ()) -> Units:
     """The units of a closure: components without a pinned index that touch a weight.
 
     Args:
         closure: closed.
         weights: for each axis, whether it is a constant tensor's.
+        batches: axes along which matrices are multiplied one by one (heads), whose size is no width of any.
     """
     free = _free(closure, weights)
     of, count = _ranked(closure.labels, free)
@@ -45,6 +47,7 @@ def find(closure: Closure, weights: Mask) -> Units:
     group, groups = _alike(unit, root, count, len(closure.axes))
     moving = np.zeros(len(closure.axes), dtype=bool)
     moving[closure.root_of[~weights]] = True
+    moving[[closure.root(number) for number in batches]] = False
     wide = moving[root]
     width = np.full(groups, np.iinfo(np.int64).max)
     np.minimum.at(width, group[unit[wide]], times[wide])

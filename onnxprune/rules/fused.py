@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxprune.facts import Batch, Fact, Macs, Pin, repeat, same, tile
+from onnxprune.facts import Batch, Fact, Macs, Normalized, Pin, repeat, same, tile
 from onnxprune.graph import Op, Shape
 from onnxprune.registry import FIRST, RuleTable, Terms, rule_for
 from onnxprune.rules.convolution import convolved
@@ -77,7 +77,7 @@ def _normalised(op: Op, x: str, y: str, *parameters: str) -> Iterator[Fact]:
         if parameter:
             yield from broadcast(op, parameter, y)
     why = f"{op.label} normalises over it: removing an index changes all others"
-    yield Pin((y, op.rank(y) - 1), why)
+    yield Normalized((y, op.rank(y) - 1), why)
 
 
 def _skip_shapes(op: Op) -> Iterator[Shape]:
@@ -120,7 +120,7 @@ def embed_layer_normalization(op: Op) -> Iterator[Fact]:
             yield Pin((op.ins[slot], 0), f"{op.label} picks from it at run time")
     for parameter in parameters[:2]:
         yield same(parameter, 0, y, 2)
-    yield Pin((y, 2), f"{op.label} normalises over it: removing an index changes all others")
+    yield Normalized((y, 2), f"{op.label} normalises over it: removing an index changes all others")
     if len(op.outs) > 2 and op.outs[2] in op.graph.shapes:
         yield same(op.outs[2], 2, y, 2)
 

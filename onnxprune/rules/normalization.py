@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from onnxprune.facts import Count, Fact, Pin, Pole, Slot, mapped, same
+from onnxprune.facts import Count, Fact, Normalized, Pin, Pole, Slot, mapped, same
 from onnxprune.graph import Op, Shape
 from onnxprune.registry import FIRST, RuleTable, Terms, rule_for
 from onnxprune.rules.layout import broadcast, in_place, normalized_axis, pin_all
@@ -87,11 +87,9 @@ def layer_normalization(op: Op) -> Iterator[Fact]:
     normalised = range(normalized_axis(op, -1, rank), rank)
     for y in op.outs:
         if y in op.graph.shapes:
-            yield from in_place(op, x, y, but=normalised)
+            yield from in_place(op, x, y, but=() if y == op.out else normalised)
     for axis in normalised:
-        why = f"{op.label} normalises over it: removing an index changes all others"
-        yield Pin((x, axis), why)
-        yield Pin((op.out, axis), why)
+        yield Normalized((x, axis), f"{op.label} normalises over it: removing an index changes all others")
     for parameter in op.ins[1:]:
         if parameter:
             yield from broadcast(op, parameter, x)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxprune.facts import Fact, Pin, Pole, Sum, same
+from onnxprune.facts import Fact, Normalized, Pin, Pole, Sum, same
 from onnxprune.graph import Op
 from onnxprune.registry import FIRST, RuleTable, rule_for
 from onnxprune.rules.layout import axes_of, in_place, normalized_axis, pin_all, unknown_axes
@@ -33,7 +33,8 @@ def reduce(op: Op) -> Iterator[Fact]:
         if op.kind in SUMS:
             yield Sum((x, axis))
         else:
-            yield Pin((x, axis), f"{op.label} reduces over it by something other than a plain sum")
+            kept = Normalized if op.kind == "ReduceMean" else Pin
+            yield kept((x, axis), f"{op.label} reduces over it by something other than a plain sum")
 
 
 @rule_for(RULES, "ArgMax", "ArgMin")

@@ -29,8 +29,10 @@ BATCH = 64  # rows of the user's data per run, where the model leaves the batch 
 LIKELY = (64, 32, 224, 16, 128, 8, 256, 320, 512, 100, 1, 4, 1024, 4096, 16000)  # sizes to try for an open dimension
 MOST_SIZES = 8  # elements of a number that may hold an example's sizes
 MOST_GUESSES = 32
+MOST_NAMES = 4  # of sizes that are tried in every combination
 LARGEST_SIZE = 1 << 14
 INT64 = onnx.TensorProto.INT64
+MOST_LIKELY = 8
 ATTEMPTS = 16  # at finding seeded inputs that a model gives finite outputs for
 MOVES = {"Cast", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Split", "Transpose", "Identity", "Flatten", "Clip"}
 
@@ -211,12 +213,12 @@ def bind(
         return {name: tuple(shape) for name, shape in given.items()}
     if feeds:
         return {name: _one_row(graph, name, array.shape) for name, array in feeds[0].items()}
-    for size, long in itertools.product(dict.fromkeys((*LIKELY, *_written(graph))), (False, True)):
-        shapes = {v.name: tuple(given.get(v.name) or _guess(graph, v.name, size, long)) for v in open_inputs}
-        if sum(map(math.prod, shapes.values())) > LARGEST_GUESS:
-            continue
-        if all(v.name in graph.shapes for v in open_inputs) and run(synthesise(graph, shapes, 0)) is not None:
-            return shapes
+    if all(v.name in graph.shapes for v in open_inputs):
+        for sizes in _guesses(graph, open_inputs):
+            shapes = {v.name: tuple(given.get(v.name) or _filled(graph, v.name, sizes)) for v in open_inputs}
+            small = sum(map(math.prod, shapes.values())) <= LARGEST_GUESS
+            if small and run(synthesise(graph, shapes, 0)) is not None:
+                return shapes
     names = ", ".join(repr(v.name) for v in open_inputs)
     raise UsageError(
         f"The shape of {names} is open and no likely size runs. Give --input-shape NAME:1x3x224x224, or --data."
@@ -249,15 +251,33 @@ def _one_row(graph: Graph, name: str, shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _guess(graph: Graph, name: str, size: int, long: bool) -> tuple[int, ...]:
-    """A batch of one, which is the size of some input's first axis and of whatever has its name; others are large.
+def _filled(graph: Graph, name: str, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    return tuple(dim if isinstance(dim, int) else sizes[dim] for dim in graph.shapes[name])
 
-    Or, if ``long``, the last axis alone is.
+
+def _guesses(graph: Graph, inputs: Sequence[onnx.ValueInfoProto]) -> Iterator[dict[str, int]]:
+    """Sizes for all names, likely ones first; a batch, which is what some input's first axis counts, is of one.
+
+    All others are of one size; or those that some input's last axis counts are, and the rest is one; or they add up,
+    as what is remembered and what is new do.
     """
+    shapes = [graph.shapes[value.name] for value in inputs]
+    names = list(dict.fromkeys(dim for shape in shapes for dim in shape if isinstance(dim, str)))
     first = {shape[0] for value in graph.inputs if (shape := graph.shapes.get(value.name))}
-    shape = graph.shapes.get(name, ())
-    small = first | set(shape[:-1]) if long else first
-    return tuple(d if isinstance(d, int) else 1 if d in small else size for d in shape)
+    last = {shape[-1] for shape in shapes if shape}
+    sizes = list(dict.fromkeys((*LIKELY, *_written(graph))))
+
+    def alike(size: int) -> Iterator[dict[str, int]]:
+        yield {name: 1 if name in first else size for name in names}
+        yield {name: size if name in last else 1 for name in names}
+
+    for size in sizes[:MOST_LIKELY]:
+        yield from alike(size)
+    others = [name for name in names if name not in first][:MOST_NAMES]
+    for chosen in itertools.product((8, 1, 9, 16), repeat=len(others)):
+        yield {**dict.fromkeys(names, 1), **dict(zip(others, chosen, strict=True))}
+    for size in sizes[MOST_LIKELY:]:
+        yield from alike(size)
 
 
 def _written(graph: Graph) -> list[int]:
@@ -305,28 +325,31 @@ def synthesise(graph: Graph, shapes: Mapping[str, Sequence[int]], seed: int, *, 
         if np.issubdtype(dtype, np.floating) or dtype.kind == "V":
             feed[value.name] = np.asarray(style(rng, shape)).astype(dtype)
         else:
-            feed[value.name] = _whole(graph, value.name, shape, dtype, rng)
+            rows = _table_size(graph, value.name, shapes)
+            feed[value.name] = _whole(rows, shape, dtype, rng)
     return feed
 
 
-def _whole(graph: Graph, name: str, shape: Sequence[int], dtype: Any, rng: np.random.Generator) -> Array:
+def _whole(rows: int, shape: Sequence[int], dtype: Any, rng: np.random.Generator) -> Array:
     if np.issubdtype(dtype, np.bool_):
         return np.asarray(rng.random(shape) < 0.5)
     if dtype == np.uint8:
         return rng.integers(0, 256, shape, dtype=np.uint8)
     if np.issubdtype(dtype, np.integer):
-        return np.asarray(rng.integers(0, _table_size(graph, name), shape)).astype(dtype)
+        return np.asarray(rng.integers(0, rows, shape)).astype(dtype)
     return np.full(shape, "a", dtype=object)
 
 
-def _table_size(graph: Graph, name: str) -> int:
+def _table_size(graph: Graph, name: str, shapes: Mapping[str, Sequence[int]]) -> int:
     """The rows of the smallest table that an input of whole numbers picks from; 2 if it picks from none."""
+    bound = {d: size for value, shape in shapes.items() for d, size in zip(graph.shapes[value], shape, strict=False)}
     sizes, todo, seen = [], [name], {name}
     while todo:
         for op, slot in graph.consumers.get(todo.pop(), ()):
             shape = graph.shapes.get(op.ins[0], ())
-            if op.kind == "Gather" and slot == 1 and shape:
-                size = shape[op.attr("axis", 0)]
+            if op.kind in ("Gather", "GatherND") and slot == 1 and shape:
+                size = shape[op.attr("axis", 0) if op.kind == "Gather" else 0]
+                size = bound.get(size, size)
                 sizes += [size] if isinstance(size, int) else []
             elif op.kind in MOVES or (op.kind == "Gather" and slot == 0):
                 new = [y for y in op.outs if y and y not in seen]

@@ -42,6 +42,7 @@ class Analysis:
         self.protection = protection or Protection()
         self.rules: dict[tuple[str, str], Rule] = load("rules")
         self.facts: list[tuple[Fact, ...]] = [self._state(op) for op in graph.ops]
+        self._learn_sizes()
         knots: list[Knot] = []
         for op in graph.ops:
             try:
@@ -81,6 +82,21 @@ class Analysis:
             return tuple(rule.facts(op))
         except (ValueError, KeyError, IndexError, TypeError, ZeroDivisionError) as error:
             return self._refused(op, f"{op.label} is malformed ({error})")
+
+    def _learn_sizes(self) -> None:
+        """Two axes that an operator sums over together are of one size: where one is a weight's, both are known."""
+        learnt: set[str] = set()
+        summed = (f for stated in self.facts for f in stated if isinstance(f, facts.Tie) and f.sums)
+        for fact in (tie for tie in summed if tie.picks is None):
+            for (name, axis), (weight, other) in ((fact.x, fact.y), (fact.y, fact.x)):
+                sizes = list(self.graph.shapes.get(name, ()))
+                if self.graph.is_constant(weight) and axis < len(sizes) and isinstance(sizes[axis], str):
+                    sizes[axis] = self.graph.constant_tensor(weight).dims[other]
+                    self.graph.shapes[name] = tuple(sizes)
+                    learnt.add(name)
+        for op in self.graph.ops if learnt else ():
+            if not learnt.isdisjoint(op.tensors):
+                self.facts[op.index] = self._state(op)
 
     def _matters(self, output: str) -> bool:
         return bool(output) and (output in self.graph.consumers or output in self._outputs)

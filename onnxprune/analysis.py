@@ -230,8 +230,10 @@ class Analysis:
         return removed
 
     def weight_axes_of(self, group: int) -> list[Axis]:
-        """The constant tensors' axes that the units of a group lie on."""
-        return self._group_axes.get(group, [])
+        """The constant tensors' axes that the units of a group lie on; copies of a vector that does are left out."""
+        found = self._group_axes.get(group, [])
+        copies = self.graph.copies
+        return [(name, a) for name, a in found if name not in copies or (copies[name], a) not in found]
 
     @cached_property
     def _group_axes(self) -> dict[int, list[Axis]]:

@@ -13,8 +13,7 @@ from onnxprune.closure import Mask
 from onnxprune.facts import Macs
 from onnxprune.graph import Graph
 from onnxprune.integers import Axis
-from onnxprune.pins import WHOLE_TYPES
-from onnxprune.tensors import bits, nbytes
+from onnxprune.tensors import WHOLE_TYPES, bits, nbytes
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,11 @@ class CostModel:
     def __init__(self, analysis: Analysis, input_shapes: Mapping[str, Sequence[int]] | None = None) -> None:
         graph = analysis.graph
         bound = Graph(graph.record, input_shapes) if input_shapes else graph
-        weights = [n for n in graph.constants() if graph.constant_tensor(n).data_type not in WHOLE_TYPES]
+        weights = [
+            n
+            for n in graph.constants()
+            if n not in graph.copies and graph.constant_tensor(n).data_type not in WHOLE_TYPES
+        ]
         self._analysis = analysis
         self._params = _Products(analysis, ([(n, a) for a in range(len(graph.shapes[n]))] for n in weights), graph)
         self._bits = np.array([bits(graph.constant_tensor(name)) for name in weights], dtype=np.int64)

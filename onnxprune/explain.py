@@ -11,7 +11,7 @@ from onnxprune.analysis import Analysis
 from onnxprune.errors import UsageError, unknown
 from onnxprune.facts import ties
 from onnxprune.integers import Axis
-from onnxprune.pins import WHOLE_TYPES
+from onnxprune.tensors import WHOLE_TYPES
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from onnxprune.integers import Numbers
 from onnxprune.record import Array, Record
 from onnxprune.symbols import Dim as Dim
 from onnxprune.symbols import Shape as Shape
+from onnxprune.tensors import WHOLE_TYPES
 
 Sizes = list[Dim | None]  # of a tensor that a node is to make, as far as they are known
 
@@ -130,6 +131,9 @@ class Graph:
         self.constant_nodes = {
             op.out: op for op in self.ops if op.kind == "Constant" and op.domain == "" and op.attr("value") is not None
         }
+        self.copies = dict(self._unshare())
+        self.initializers |= {c: self.initializers[n] for c, n in self.copies.items() if n in self.initializers}
+        self.constant_nodes |= {c: self.constant_nodes[n] for c, n in self.copies.items() if n in self.constant_nodes}
         main = self.homes[0].initializers
         overridable = {i.name for i in self.proto.input} if proto.ir_version >= 4 else set[str]()
         self.overridable = overridable & set(main)
@@ -158,6 +162,25 @@ class Graph:
             self.ops.append(Op(self, node, home, place, tuple(inner)))
         return home
 
+    def _unshare(self) -> Iterator[tuple[str, str]]:
+        """Give every reader of a shared vector a copy of its own; only copies that end up different are ever written.
+
+        Exporters store equal vectors once, which ties layers together that have nothing else in common. What is
+        larger than a vector stays one: its readers share it on purpose.
+        """
+        overridable = {value.name for value in self.proto.input}
+        vectors = {n: t for n, t in self.initializers.items() if n not in overridable and is_vector(t)}
+        vectors |= {n: t for n in self.constant_nodes if is_vector(t := self.constant_tensor(n))}
+        read: set[str] = set()
+        for op in self.ops:
+            for slot, name in enumerate(op.ins):
+                if name in read:
+                    copy = self._namer.unique(name)
+                    op.ins = (*op.ins[:slot], copy, *op.ins[slot + 1 :])
+                    yield copy, name
+                elif name in vectors:
+                    read.add(name)
+
     def is_constant(self, name: str) -> bool:
         """Whether a tensor's values are fixed in the model: an initializer, or a Constant node's output."""
         return name in self.constant_nodes or (name in self.initializers and name not in self.overridable)
@@ -168,8 +191,9 @@ class Graph:
             return numpy_helper.to_array(self.constant_tensor(name))
         if name in self.overridable or name not in self.initializers:
             return None
-        in_main = name in self.homes[0].initializers
-        return self.record.array(name) if in_main else numpy_helper.to_array(self.initializers[name])
+        original = self.copies.get(name, name)
+        in_main = original in self.homes[0].initializers
+        return self.record.array(original) if in_main else numpy_helper.to_array(self.initializers[name])
 
     def constant_tensor(self, name: str) -> onnx.TensorProto:
         """The description (type, dims) of a constant tensor."""
@@ -184,13 +208,18 @@ class Graph:
         return math.prod(self.constant_tensor(name).dims)
 
     def constants(self) -> Iterator[str]:
-        """Every constant tensor, initializers first."""
+        """Every constant tensor, initializers first; a shared vector for each of its readers."""
         yield from (name for name in self.initializers if name not in self.overridable)
         yield from self.constant_nodes
 
     def evaluate(self, shapes: dict[str, Shape]) -> dict[str, Numbers]:
         """The small numbers that the graph computes when its tensors have these shapes."""
         return Inference(self).forward(shapes, fill=False)
+
+
+def is_vector(tensor: onnx.TensorProto) -> bool:
+    """Whether a constant is a weight of which one axis at most is longer than 1."""
+    return tensor.data_type not in WHOLE_TYPES and 1 < math.prod(tensor.dims) == max(tensor.dims, default=0)
 
 
 def _value(attribute: onnx.AttributeProto) -> Any:

@@ -48,10 +48,11 @@ class Namer:
         local = [value.name for value in proto.input] + [tensor.name for tensor in proto.initializer]
         local += [sparse.values.name for sparse in proto.sparse_initializer]
         local += [name for node in proto.node for name in node.output if name]
-        own = {name: self._unique(name) for name in dict.fromkeys(local)}
+        own = {name: self.unique(name) for name in dict.fromkeys(local)}
         return Home(path, proto, {**outer, **own}, {own[tensor.name]: tensor for tensor in proto.initializer})
 
-    def _unique(self, name: str) -> str:
+    def unique(self, name: str) -> str:
+        """A name that stands for nothing yet."""
         unique, number = name, 1
         while unique in self._used:
             number += 1

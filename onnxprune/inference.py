@@ -103,6 +103,10 @@ class Inference:
         for home in self.graph.homes:
             self._learn_home(home, locate(bare.graph, home.path), locate(inferred, home.path))
 
+        for copy, name in self.graph.copies.items():
+            if name in self.shapes:
+                self.shapes[copy], self.types[copy] = self.shapes[name], self.types[name]
+
     def _learn_home(self, home: Home, bare: onnx.GraphProto, inferred: onnx.GraphProto) -> None:
         inputs = [value for value in bare.input if home.names[value.name] not in home.initializers]
         for info in [*inputs, *inferred.value_info, *inferred.output]:

@@ -6,18 +6,16 @@ import fnmatch
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import onnx
-
 from onnxprune.errors import UsageError
 from onnxprune.facts import Count, Fact, Macs
 from onnxprune.graph import Graph, Op
 from onnxprune.integers import Axis
 from onnxprune.registry import Rule
+from onnxprune.tensors import WHOLE_TYPES
 
 Reason = tuple[Axis, str]
 Facts = Sequence[Sequence[Fact]]
 
-WHOLE_TYPES = {getattr(onnx.TensorProto, name): name for name in ("INT64", "BOOL", "STRING", "COMPLEX64", "COMPLEX128")}
 
 ATTENTION = ("heads", "dims")
 

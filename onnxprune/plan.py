@@ -270,7 +270,8 @@ def removed_by(plan: Plan, analysis: Analysis) -> Mask:
         removed[units[gone]] = True
     for axis, units in slices.items():
         gone = (units >= 0) & removed[units]
-        listed = plan.keep.get(axis[0], {}).get(axis[1])
+        named = axis[0] if axis[0] in plan.keep else analysis.graph.copies.get(axis[0], axis[0])
+        listed = plan.keep.get(named, {}).get(axis[1])
         if gone.any() and (listed is None or gone[listed].any()):
             raise RefusedError(f"The plan keeps a part of a unit: {axis[0]!r}, axis {axis[1]}, must lose it too.")
     return removed

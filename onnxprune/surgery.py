@@ -22,6 +22,9 @@ from onnxprune.record import Array, Record
 from onnxprune.renumber import Renumbering
 from onnxprune.tensors import TYPED_FIELDS
 
+Keeps = dict[str, dict[int, Mask]]  # of constant tensors, the indices of each axis that stay
+Maker = Callable[[Analysis, str, dict[int, Mask]], Callable[[], Array]]
+
 
 @dataclass
 class Draft:
@@ -38,9 +41,7 @@ class Draft:
 def remove(analysis: Analysis, removed: Mask) -> Draft:
     """Take the units out of every tensor and number that they touch."""
     draft = _draft(analysis)
-    cuts = _keeps(analysis, removed)
-    for name, keep in cuts.items():
-        _replace(analysis, draft, name, _cutter(analysis, name, keep), keep)
+    _revalue(analysis, draft, _keeps(analysis, removed), _cutter)
     cut = analysis.cut_axes(removed)
     _refresh_shapes(draft, analysis.graph.homes, cut)
     Renumbering(analysis, removed, cut, draft.proto).rewrite()
@@ -50,15 +51,22 @@ def remove(analysis: Analysis, removed: Mask) -> Draft:
 def zero(analysis: Analysis, removed: Mask) -> Draft:
     """Write zeros, or the codes that stand for zero, into every slice of a constant tensor that the units own."""
     draft = _draft(analysis)
-    for name, keep in _keeps(analysis, removed).items():
-        if name not in analysis.codes.parameters:  # codes are zeroed; how they are read stays
-            _replace(analysis, draft, name, _eraser(analysis, name, keep), {})
+    keeps = _keeps(analysis, removed)
+    zeroed = {name: keep for name, keep in keeps.items() if name not in analysis.codes.parameters}
+    _revalue(analysis, draft, zeroed, _eraser)  # codes are zeroed; how they are read stays
     return draft
 
 
 def keeps(analysis: Analysis, removed: Mask) -> dict[str, dict[int, list[int]]]:
-    """For each constant tensor that is cut, the kept indices of each axis."""
-    found = sorted(_keeps(analysis, removed).items())
+    """For each constant tensor that is cut, the kept indices of each axis.
+
+    A copy of a shared vector is listed only if it is cut otherwise than the vector itself.
+    """
+    cut = _keeps(analysis, removed)
+    apart = _apart(analysis, cut)
+    found = sorted(
+        {n: axes for n, axes in (cut | apart).items() if n not in analysis.graph.copies or n in apart}.items()
+    )
     masks = {id(mask): mask for _, axes in found for mask in axes.values()}  # shared by axes that are the same
     indices = {key: np.flatnonzero(mask).tolist() for key, mask in masks.items()}
     return {name: {axis: indices[id(mask)] for axis, mask in axes.items()} for name, axes in found}
@@ -71,8 +79,8 @@ def _draft(analysis: Analysis) -> Draft:
     return Draft(record, proto)
 
 
-def _keeps(analysis: Analysis, removed: Mask) -> dict[str, dict[int, Mask]]:
-    found: dict[str, dict[int, Mask]] = defaultdict(dict)
+def _keeps(analysis: Analysis, removed: Mask) -> Keeps:
+    found: Keeps = defaultdict(dict)
     masks: dict[int, Mask | None] = {}  # axes that are the same have the same mask
     for (name, axis), units in analysis.slices():
         place = analysis.span((name, axis)).start
@@ -83,6 +91,31 @@ def _keeps(analysis: Analysis, removed: Mask) -> dict[str, dict[int, Mask]]:
         if mask is not None:
             found[name][axis] = mask
     return found
+
+
+def _apart(analysis: Analysis, keeps: Keeps) -> Keeps:
+    """The copies of shared vectors that are cut otherwise than the vector itself."""
+    found = {copy: (keeps.get(copy, {}), keeps.get(name, {})) for copy, name in analysis.graph.copies.items()}
+    return {copy: keep for copy, (keep, of_vector) in found.items() if not _same(keep, of_vector)}
+
+
+def _same(a: dict[int, Mask], b: dict[int, Mask]) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[axis], b[axis]) for axis in a)
+
+
+def _revalue(analysis: Analysis, draft: Draft, keeps: Keeps, maker: Maker) -> None:
+    """Give new values to all that is cut; copies that end up different are written, and read by who needs them."""
+    apart = _apart(analysis, keeps)
+    for name, keep in keeps.items():
+        if name not in analysis.graph.copies:
+            _replace(analysis, draft, name, maker(analysis, name, keep), keep if maker is _cutter else {})
+    for op in analysis.graph.ops if apart else ():
+        for slot, name in enumerate(op.ins):
+            if name in apart:
+                tensor = _packed(maker(analysis, name, apart[name])(), analysis.graph.constant_tensor(name))
+                tensor.name = name
+                draft.proto.graph.initializer.append(tensor)
+                locate(draft.proto.graph, op.home.path).node[op.place].input[slot] = name
 
 
 def _cutter(analysis: Analysis, name: str, keep: dict[int, Mask]) -> Callable[[], Array]:

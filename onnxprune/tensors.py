@@ -9,6 +9,8 @@ import onnx
 
 KNOWN_TYPES = frozenset(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED}
 TYPED_FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
+WHOLE_TYPES = {getattr(onnx.TensorProto, name): name for name in ("INT64", "BOOL", "STRING", "COMPLEX64", "COMPLEX128")}
+"""Of constants that are no weights."""
 COMPLEX = frozenset({onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128})
 BITS = {
     getattr(onnx.TensorProto, name): bits

@@ -65,7 +65,7 @@ def without(*kinds: type) -> Change:
 
 
 def mean_is_a_sum(fact: Fact) -> Fact:
-    return facts.Sum(fact.axis) if isinstance(fact, facts.Pin) else fact
+    return facts.Sum(fact.axis) if isinstance(fact, facts.Normalized) else fact
 
 
 def forgotten_bias(patch: pytest.MonkeyPatch) -> None:

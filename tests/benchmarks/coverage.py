@@ -1,19 +1,11 @@
 """How much of each architecture can go, how exactly, how fast, and why the rest stays.
 
-    python -m tests.benchmarks.coverage [--width small|full|both|none] [--match GLOB] [--json OUT] [--markdown OUT] [FOLDER …]
+    python -m tests.benchmarks.coverage [--width small|full|both|none] [--match GLOB] [--markdown OUT] [FOLDER ...]
 
 prunes the bench of architectures and every ``.onnx`` file below the folders (``python models/fetch.py FOLDER`` fills
 one): half of every group by L2, without alignment, proved in ONNX Runtime on seeded inputs. Each model has a process
 that may crash, or take ``--timeout`` seconds, without costing the table; such a model is a row that says so. Exits 1 if
 a model fails, or if removed and zeroed differ by more than 1e-4 of an output's range.
-
-*Weights* are the constants of two axes or more that an operator with multiply-accumulates reads, as they are or
-through nodes that compute from constants alone: convolutions, linear layers, recurrent cells. Those of their axes that
-the operator ties to another tensor's can shrink; a kernel's height cannot. *Ideal* is what all weights would lose if
-each such axis lost half of its indices, those tied to an input or an output of the model apart: an upper bound, since
-it asks neither about normalised axes nor about positions picked at run time. *Blocks* are the weights without
-embeddings (read by a Gather) and heads (with an axis tied to an output and to no other weight). What a weight kept
-beyond halving all its axes is shared among the axes that did not halve; the reasons add that up.
 """
 
 from __future__ import annotations
@@ -21,45 +13,56 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import multiprocessing
-import re
 import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
-from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
+from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import onnxprune
 from models import architectures
 from models.fetch import manifest
 from onnxprune.analysis import Analysis
-from onnxprune.closure import Mask
-from onnxprune.explain import Explainer
-from onnxprune.facts import Macs, ties
-from onnxprune.graph import Graph, Op
-from onnxprune.integers import Axis
-from onnxprune.pins import WHOLE_TYPES
+from onnxprune.graph import Graph
 from onnxprune.plan import removed_by
 from onnxprune.record import Record
+from onnxprune.report import Pruned
+from tests.benchmarks.weights import Weights
+from tests.benchmarks.worker import Failure, Worker, progress
 
 TOLERANCE = 1e-4
 ROUNDS = 3
 TARGETS = {"convolution": ("weights", 0.70), "attention": ("blocks", 0.45)}
-RECURRENT = ("LSTM", "GRU", "RNN")
-SHOWN = 4  # reasons
+SHOWN = 4  # reasons of a model
+NARROWEST = 120  # columns of the table in a terminal
+
+LEGEND = """\
+Half of every group by L2, without alignment; removed ≡ zeroed in ONNX Runtime, fp32, on seeded inputs.
+
+* *parameters*: the share removed of all parameters, *weights*: of those of convolutions, linear layers and recurrent
+  cells (constants of two axes or more that an operator with multiply-accumulates reads), *blocks*: of those weights
+  that are neither embeddings (read by a Gather, or with an axis tied to an input of the model and to no other weight)
+  nor heads (with an axis tied to an output and to no other weight).
+* *ideal*: what the weights would lose if each axis that an operator ties to another tensor's lost half of its indices,
+  those tied to an input or an output of the model apart. It asks neither about normalised axes nor about positions
+  picked at run time, so it is an upper bound.
+* *error*: the largest difference between removed and zeroed, as a fraction of the output's range; *nothing* where
+  there is nothing to remove.
+* *analysis*, *load*: milliseconds of analysing the model, graph and shapes included, and of `onnx.load` of the same
+  file, in turns in one process; the best of three.
+* *what stayed*: the parameters that a weight kept beyond halving all its axes, shared among the axes that did not
+  halve, by the reason that `onnxprune explain` gives; as shares of the weights' parameters.
+* **Bold**: less than 70% of a convolutional network's weights, or 45% of a transformer's blocks.
+"""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class Row:
     nodes: int = 0
     groups: int = 0
     units: int = 0
-    params: int = 0
+    parameters: int = 0
     removed: float = 0.0
     macs_removed: float = 0.0
     ideal: float = 0.0
@@ -97,6 +100,11 @@ class Row:
     failure: str = ""
 
     @property
+    def label(self) -> str:
+        """The model with how it was exported."""
+        return f"{self.model}.{self.exporter}.op{self.opset}.{self.batch}" if self.exporter else self.model
+
+    @property
     def bad(self) -> bool:
         """Whether the row is a failure."""
         return bool(self.failure) or (self.error or 0.0) > TOLERANCE
@@ -106,165 +114,13 @@ class Row:
         """Which target it misses, if it misses one."""
         column, least = TARGETS.get(self.kind, ("", 0.0))
         missed = column and not self.failure and round(getattr(self, column), 3) < least
-        return f"{column} {getattr(self, column):.0%} < {least:.0%}" if missed else ""
+        return column if missed else ""
 
     @property
     def why(self) -> str:
         """The main reasons for what stayed."""
         most = sorted(self.reasons.items(), key=lambda item: -item[1])[:SHOWN]
         return "; ".join(f"{share:.0%} {why}" for why, share in most if share >= 0.005)
-
-
-class Weights:
-    """The weights of a model, and what becomes of them."""
-
-    def __init__(self, analysis: Analysis) -> None:
-        self.analysis, self.graph = analysis, analysis.graph
-        self._leaves: dict[str, tuple[str, ...] | None] = {}
-        self.macs = [op for op in self.graph.ops if any(isinstance(f, Macs) for f in analysis.facts[op.index])]
-        self.axes: dict[str, list[int]] = {}
-        for name in dict.fromkeys(leaf for op in self.macs for slot in op.ins if slot for leaf in self.leaves(slot)):
-            axes = self._tied(name)
-            if axes and self._is_weight(name):
-                self.axes[name] = axes
-
-    def leaves(self, name: str) -> tuple[str, ...]:
-        """The constants that a tensor is computed from, if from nothing else."""
-        if name not in self._leaves:
-            self._leaves[name] = ()  # while it is looked for
-            self._leaves[name] = self._find_leaves(name)
-        return self._leaves[name] or ()
-
-    def _find_leaves(self, name: str) -> tuple[str, ...]:
-        if self.graph.is_constant(name):
-            return (name,)
-        op = self.graph.producer.get(name)
-        if op is None or op.bodies:
-            return ()
-        parts = [self.leaves(slot) for slot in op.ins if slot]
-        return tuple(leaf for part in parts for leaf in part) if all(parts) else ()
-
-    def _is_weight(self, name: str) -> bool:
-        tensor = self.graph.constant_tensor(name)
-        return tensor.data_type not in WHOLE_TYPES and sum(size > 1 for size in tensor.dims) > 1
-
-    def _tied(self, name: str) -> list[int]:
-        """The axes that readers tie to another tensor's."""
-        stated = (f for op, _ in self.graph.consumers.get(name, ()) for f in self.analysis.facts[op.index])
-        pairs = [pair for fact in stated for pair in ties(fact)]
-        found = {a for x, y in pairs for (n, a), (other, _) in ((x, y), (y, x)) if n == name and other != name}
-        return sorted(a for a in found if self.dims(name)[a] > 1)
-
-    def dims(self, name: str) -> tuple[int, ...]:
-        """The sizes of a constant."""
-        return tuple(self.graph.constant_tensor(name).dims)
-
-    def labels(self, axis: Axis) -> NDArray[np.int64]:
-        """Which component each index of an axis belongs to."""
-        closure = self.analysis.closure
-        number = closure.ids.get(axis)
-        return closure.labels[closure.span(number)] if number is not None else np.empty(0, dtype=np.int64)
-
-    def _ends(self, names: Iterable[str]) -> NDArray[np.int64]:
-        axes = ((name, a) for name in names for a in range(len(self.graph.shapes.get(name, ()))))
-        return np.unique(np.concatenate([np.empty(0, dtype=np.int64), *map(self.labels, axes)]))
-
-    @cached_property
-    def outputs(self) -> NDArray[np.int64]:
-        """The components that hold an index of an output."""
-        return self._ends(value.name for value in self.graph.proto.output)
-
-    @cached_property
-    def ends(self) -> NDArray[np.int64]:
-        """The components that hold an index of an input or an output."""
-        return np.union1d(self.outputs, self._ends(value.name for value in self.graph.inputs))
-
-    def ideal(self) -> float:
-        """What all weights together would lose if all axes that are no input's or output's halved."""
-        left = 0.0
-        for name, axes in self.axes.items():
-            stay = math.prod(self.dims(name))
-            for a in axes:
-                size = self.dims(name)[a]
-                fixed = int(np.isin(self.labels((name, a)), self.ends).sum())
-                stay = stay // size * (size - (size - fixed) // 2)
-            left += stay
-        return _lost(left, sum(math.prod(self.dims(name)) for name in self.axes))
-
-    def blocks(self) -> list[str]:
-        """The weights that are neither embeddings nor heads."""
-        readers = Counter(label for name, axes in self.axes.items() for label in self._outward(name, axes))
-        heads = {
-            name for name, axes in self.axes.items() if any(readers[label] == 1 for label in self._outward(name, axes))
-        }
-        looked_up = {
-            name
-            for name in self.axes
-            if any(
-                op.kind in ("Gather", "Identity") and slot == 0 and self._gathers(op, name)
-                for op, slot in self.graph.consumers[name]
-            )
-        }
-        return [name for name in self.axes if name not in heads | looked_up]
-
-    def _outward(self, name: str, axes: list[int]) -> set[int]:
-        """The components of outputs that a weight has an axis in."""
-        return {int(i) for a in axes for i in np.intersect1d(self.labels((name, a)), self.outputs)}
-
-    def _gathers(self, op: Op, name: str) -> bool:
-        """Whether a weight is looked up here, or behind an Identity."""
-        if op.kind == "Gather":
-            return True
-        return any(then.kind == "Gather" and slot == 0 for then, slot in self.graph.consumers.get(op.out, ()))
-
-    def lost(self, names: Iterable[str], cut: dict[Axis, int]) -> float:
-        """The share of these weights' parameters that a cut removes."""
-        before = after = 0
-        for name in names:
-            before += math.prod(self.dims(name))
-            after += math.prod(cut.get((name, a), size) for a, size in enumerate(self.dims(name)))
-        return _lost(after, before)
-
-    def reasons(self, cut: dict[Axis, int]) -> dict[str, float]:
-        """Why what could have halved did not, as shares of all weights' parameters."""
-        explainer, found = Explainer(self.analysis), Counter[str]()
-        for name, axes in self.axes.items():
-            sizes = {a: (cut.get((name, a), self.dims(name)[a]), self.dims(name)[a]) for a in axes}
-            kept = math.prod(cut.get((name, a), size) for a, size in enumerate(self.dims(name)))
-            half = kept * math.prod((size - size // 2) / left for left, size in sizes.values())
-            excess = {a: math.log(max(left / (size - size // 2), 1.0)) for a, (left, size) in sizes.items()}
-            for a, share in excess.items():
-                if share:
-                    found[self._why(explainer, (name, a))] += max(kept - half, 0.0) * share / sum(excess.values())
-        total = sum(math.prod(self.dims(name)) for name in self.axes)
-        return {why: round(amount / total, 5) for why, amount in found.most_common()}
-
-    def _why(self, explainer: Explainer, axis: Axis) -> str:
-        told = explainer.axis(axis)
-        return shorten(told.why) if told.why else "its groups do not halve (few units, or one)"
-
-    def kind(self) -> str:
-        """What a model is made of, by what is most telling."""
-        ops = self.graph.ops
-        moving = (op for op in self.macs if not any(self.leaves(name) for name in op.ins if name))
-        if any("Attention" in op.kind for op in ops) or (
-            any(op.kind == "Softmax" for op in ops) and any(op.kind in ("MatMul", "Einsum") for op in moving)
-        ):
-            return "attention"
-        if any(op.kind in RECURRENT for op in ops):
-            return "recurrent"
-        return "convolution" if any(op.kind == "Conv" for op in self.macs) else "linear"
-
-
-def _lost(after: float, before: float) -> float:
-    return 1 - after / before if before else 0.0
-
-
-def shorten(why: str) -> str:
-    """A reason without the names of nodes and tensors, so that those of a kind are one."""
-    why = re.sub(r"\b([A-Z]\w+) (#\d+ \('[^']*'\)|'[^']*')", r"\1", why)
-    why = re.sub(r"^'[^']*' is (an (input|output) of the model)", r"\1", why)
-    return re.sub(r"'[^']*'", "…", why)
 
 
 # ---- one model ---------------------------------------------------------------------------------------------------
@@ -276,12 +132,11 @@ def measure(job: Job) -> Row:
         folder = Path(name)
         path = architectures.write(job.entry, folder) if job.entry else job.path
         assert path is not None
-        row = Row(job.model)
-        record = Record(path)
+        row, record = Row(job.model), Record(path)
         row.load_ms, row.analysis_ms = _times(path, record)
         analysis = Analysis(Graph(record))
+        _describe(row, analysis)
         weights = Weights(analysis)
-        _describe(row, job, analysis)
         row.kind, row.ideal = weights.kind(), weights.ideal()
         shapes = _example(analysis.graph) if job.entry else job.shapes
         result = onnxprune.prune(path, folder / "pruned.onnx", ratio=0.5, align=1, input_shapes=shapes)
@@ -291,23 +146,20 @@ def measure(job: Job) -> Row:
 
 def _times(path: Path, record: Record) -> tuple[float, float]:
     """Milliseconds of reading the file by onnx, and of analysing it, in turns; the best of some rounds."""
-    best = [math.inf, math.inf]
+    load, analysis = math.inf, math.inf
     for _ in range(ROUNDS):
-        for i, run in enumerate((lambda: onnx.load(path), lambda: Analysis(Graph(record)))):
-            start = time.perf_counter()
-            run()
-            best[i] = min(best[i], (time.perf_counter() - start) * 1e3)
-    return best[0], best[1]
+        start = time.perf_counter()
+        onnx.load(path)
+        middle = time.perf_counter()
+        Analysis(Graph(record))
+        load, analysis = min(load, middle - start), min(analysis, time.perf_counter() - middle)
+    return load * 1e3, analysis * 1e3
 
 
-def _describe(row: Row, job: Job, analysis: Analysis) -> None:
+def _describe(row: Row, analysis: Analysis) -> None:
     graph = analysis.graph
     row.nodes, row.groups, row.units = len(graph.ops), analysis.groups, analysis.units
-    row.opset = graph.opsets.get("", 0)
-    if job.entry:
-        row.exporter, row.batch = job.entry.exporter, job.entry.batch
-        return
-    row.exporter = graph.record.structure.producer_name
+    row.exporter, row.opset = graph.record.structure.producer_name, graph.opsets.get("", 0)
     first = [graph.shapes[value.name][:1] for value in graph.inputs if value.name in graph.shapes]
     row.batch = "fixed" if all(isinstance(size, int) for sizes in first for size in sizes) else "dynamic"
 
@@ -319,101 +171,147 @@ def _example(graph: Graph) -> dict[str, tuple[int, ...]]:
     return {name: s for name, s in shapes.items() if not all(isinstance(size, int) for size in graph.shapes[name])}
 
 
-def _compare(row: Row, weights: Weights, result: onnxprune.Pruned) -> None:
-    analysis = weights.analysis
-    before, after = result.plan.cost["before"], result.plan.cost["after"]
-    row.params = before["params"]
-    row.removed, row.macs_removed = (_lost(after[m], before[m]) for m in ("params", "macs"))
-    removed: Mask = removed_by(result.plan, analysis)
+def _compare(row: Row, weights: Weights, result: Pruned) -> None:
+    analysis, cost = weights.analysis, result.plan.cost
+    row.parameters = cost["before"]["params"]
+    row.removed, row.macs_removed = (
+        1 - cost["after"][m] / cost["before"][m] if cost["before"][m] else 0.0 for m in ("params", "macs")
+    )
+    removed = removed_by(result.plan, analysis)
     cut = analysis.cut_axes(removed)
     row.weights, row.blocks = weights.lost(weights.axes, cut), weights.lost(weights.blocks(), cut)
     row.reasons = weights.reasons(cut)
     row.error = result.applied.error if removed.any() else None
 
 
-# ---- a process that may die --------------------------------------------------------------------------------------
-
-
-def _serve(pipe: Connection) -> None:
-    """Measure what is asked for; what is wrong with a model is told in a line."""
-    while True:
-        job: Job = pipe.recv()
-        try:
-            pipe.send(measure(job))
-        except Exception as error:
-            name = "" if isinstance(error, onnxprune.PruneError) else f"{type(error).__name__}: "
-            pipe.send(Row(job.model, failure=name + " ".join(str(error).split())[:300]))
-
-
-class Worker:
-    """A process for one model after another, replaced when it dies or takes too long."""
-
-    def __init__(self, timeout: float) -> None:
-        self.timeout = timeout
-        self.context = multiprocessing.get_context("spawn")
-        self.start()
-
-    def start(self) -> None:
-        """Begin a process."""
-        self.pipe, other = self.context.Pipe()
-        self.process = self.context.Process(target=_serve, args=(other,), daemon=True)
-        self.process.start()
-        other.close()
-
-    def ask(self, job: Job) -> Row:
-        """Measure one model, whatever happens."""
-        self.pipe.send(job)
-        try:
-            if self.pipe.poll(self.timeout):
-                row: Row = self.pipe.recv()
-                return _identified(row, job)
-            failure = f"took more than {self.timeout:g} s"
-        except (EOFError, ConnectionError):
-            self.process.join(10)
-            failure = f"the process died (exit code {self.process.exitcode})"
-        self.stop()
-        self.start()
-        return _identified(Row(job.model, failure=failure), job)
-
-    def stop(self) -> None:
-        """End the process."""
-        self.process.kill()
-        self.process.join()
-        self.pipe.close()
-
-
-def _identified(row: Row, job: Job) -> Row:
-    if job.entry:
-        row.exporter, row.opset, row.batch = job.entry.exporter, job.entry.opset, job.entry.batch
-    return row
-
-
 # ---- all ---------------------------------------------------------------------------------------------------------
 
 
-def jobs(options: argparse.Namespace) -> Iterator[Job]:
+def jobs(width: str, match: str, folders: Sequence[Path]) -> Iterator[Job]:
     """The bench, then the files."""
-    for width in ("small", "full"):
-        if options.width in (width, "both"):
-            for entry in architectures.entries(width, options.match):
-                yield Job(f"{width}/{entry.name}", entry=entry)
-    for folder in options.folders:
-        known = manifest()
+    for each in ("small", "full"):
+        if width in (each, "both"):
+            yield from (Job(f"{each}/{e.name}", entry=e) for e in architectures.entries(each, match))
+    known = manifest()
+    for folder in folders:
         for path in sorted(folder.rglob("*.onnx")):
             name = str(path.relative_to(folder))
             shapes = {n: tuple(s) for n, s in known.get(name, {}).get("input_shapes", {}).items() if s}
             yield Job(name.removesuffix(".onnx"), path=path, shapes=shapes)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def run(todo: Sequence[Job], timeout: float) -> list[Row]:
+    """Measure all, one at a time, and show how far it is."""
+    rows = []
+    with closing(Worker(measure, timeout)) as worker:
+        for job in progress(todo, lambda job: job.entry.label if job.entry else job.model):
+            found = worker.ask(job)
+            row: Row = Row(job.model, failure=str(found)) if isinstance(found, Failure) else found
+            if job.entry:
+                row.exporter, row.opset, row.batch = job.entry.exporter, job.entry.opset, job.entry.batch
+            rows.append(row)
+    return rows
+
+
+def summary(rows: Sequence[Row]) -> list[str]:
+    """The table in a few lines."""
+    worst = max((row.error or 0.0 for row in rows), default=0.0)
+    ratios = [row.analysis_ms / row.load_ms for row in rows if row.load_ms]
+    lines = [f"{len(rows)} models, {sum(bool(row.failure) for row in rows)} failures, largest error {worst:.1g}."]
+    for kind, (column, least) in TARGETS.items():
+        of = [row for row in rows if row.kind == kind and not row.failure]
+        if of:
+            short = sum(bool(row.short) for row in of)
+            middle = statistics.median(getattr(row, column) for row in of)
+            lines.append(f"{kind}: {len(of)} models, median {middle:.0%} of {column}, {short} below {least:.0%}.")
+    if ratios:
+        lines.append(f"Analysis takes {statistics.median(ratios):.1f} times as long as onnx.load (median).")
+    return lines
+
+
+def overall(rows: Sequence[Row]) -> list[tuple[str, float, int]]:
+    """For each reason the mean share that it keeps, and in how many models it does."""
+    good = [row for row in rows if not row.failure]
+    models = Counter(why for row in good for why in row.reasons)
+    found = [(why, sum(row.reasons.get(why, 0.0) for row in good) / len(good), models[why]) for why in models]
+    return sorted(found, key=lambda item: -item[1])
+
+
+def cells(row: Row) -> list[str]:
+    """The numbers of a row, as text."""
+    if not row.nodes:
+        return [""] * 10
+    error = "nothing" if row.error is None else f"{row.error:.0e}"
+    counts = [str(row.nodes), str(row.groups), str(row.units)]
+    shares = [f"{share:.0%}" for share in (row.removed, row.ideal, row.weights, row.blocks)]
+    return [*counts, *shares, error, f"{row.analysis_ms:.1f}", f"{row.load_ms:.1f}"]
+
+
+def show(rows: Sequence[Row]) -> None:
+    """Print the table, what failed, what is below its target, and why things stay."""
+    console = Console()
+    console.width = max(console.width, NARROWEST)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    for name in ("nodes", "groups", "units", "params", "ideal", "weights", "blocks", "error", "ms", "load"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(
+            row.label.replace("torchscript", "ts"),
+            *cells(row),
+            style="red" if row.bad else "yellow" if row.short else None,
+        )
+    console.print(table)
+    for row in rows:
+        if row.failure:
+            console.print(f"[red]failed[/] {row.label}: {row.failure}", highlight=False)
+        elif row.short:
+            share = getattr(row, row.short)
+            console.print(f"[yellow]{share:.0%} of {row.short}[/] {row.label}: {row.why}", highlight=False)
+    console.print(*summary(rows), "", "Why weights stay, on average:", sep="\n", highlight=False)
+    for why, share, models in overall(rows)[:12]:
+        console.print(f"{share:6.1%}  {why} ({models} models)", highlight=False)
+
+
+def markdown(rows: Sequence[Row], command: str) -> str:
+    """The page: summary, table, reasons."""
+    names = ("model", "exporter", "opset", "batch", "nodes", "groups", "units")
+    more = ("parameters", "ideal", "weights", "blocks", "error", "analysis", "load", "what stayed")
+    lines = ["# Coverage", "", f"Made by `{command}`.", "", *(f"* {line}" for line in summary(rows)), "", LEGEND]
+    lines += [f"| {' | '.join((*names, *more))} |", "|---" * len(names + more) + "|"]
+    for row in rows:
+        numbers = cells(row)
+        if row.short:
+            place = 3 + ("removed", "ideal", "weights", "blocks").index(row.short)
+            numbers[place] = f"**{numbers[place]}**"
+        why = f"**failed**: {row.failure}" if row.failure else row.why
+        told = [row.model, row.exporter, str(row.opset), row.batch, *numbers, why]
+        lines.append(f"| {' | '.join(text.replace('|', chr(92) + '|') for text in told)} |")
+    lines += ["", "## Why weights stay, on average", "", "| share | models | reason |", "|---|---|---|"]
+    lines += [f"| {share:.1%} | {models} | {why} |" for why, share, models in overall(rows) if share >= 0.0005]
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str]) -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", choices=("small", "full", "both", "none"), default="small", help="of the bench")
     parser.add_argument("--match", default="*", help="only those of the bench that this glob matches")
     parser.add_argument("--json", type=Path, help="write all rows here")
-    parser.add_argument("--markdown", type=Path, help="write the table and the reasons here")
+    parser.add_argument("--markdown", type=Path, help="write the table here")
     parser.add_argument("--timeout", type=float, default=300, help="seconds for one model")
     parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER")
     options = parser.parse_args(arguments)
-    rows = list(_run(list(jobs(options)), options.timeout))
-    return 0
+    rows = run(list(jobs(options.width, options.match, options.folders)), options.timeout)
+    show(rows)
+    if options.json:
+        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
+    if options.markdown:
+        folders = [folder.name for folder in options.folders]
+        command = " ".join(["python -m tests.benchmarks.coverage --width", options.width, *folders])
+        options.markdown.write_text(markdown(rows, command), encoding="utf-8")
+    return 1 if any(row.bad for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -201,6 +201,15 @@ class Analysis:
             (int(n), self.closure.axes[n]) for n in np.flatnonzero(is_weight) if self.closure.free(int(n))
         ]
 
+    def kind(self, group: int) -> str:
+        """What a group's units are: ``"heads"``, along which matrices are multiplied one by one, or ``"channels"``."""
+        return "heads" if group in self._head_groups else "channels"
+
+    @cached_property
+    def _head_groups(self) -> frozenset[int]:
+        lying = [self.unit_of[self.closure.span(number)] for number in self.heads if self.closure.sizes[number]]
+        return frozenset(int(group) for units in lying for group in np.unique(self.group_of[units[units >= 0]]))
+
     @cached_property
     def approximate(self) -> Mask:
         """For each unit, whether a normalisation runs over it, so that removing it is not zeroing it."""

@@ -35,21 +35,26 @@ def _silent(stage: str) -> None:
     """Show no progress."""
 
 
-def inspect(source: Source, *, input_shapes: Mapping[str, Sequence[int]] | None = None) -> Inspection:
+def inspect(source: Source, *, input_shapes: Mapping[str, Sequence[int]] | None = None, **wishes: Any) -> Inspection:
     """What is in a model, what can go, and why the rest cannot.
+
+    Args:
+        source: the model.
+        input_shapes: for inputs whose shape is open; MACs are counted there.
+        **wishes: what may go and what stays, as in `onnxprune.plan.Recipe`.
 
     Raises:
         FileError, RefusedError: the model cannot be read, or is not one.
     """
-    model = Model(Record(source))
+    model = Model(Record(source), _recipe({"ratio": 0.0, **wishes}).protection)
     cost = CostModel(model.analysis, _bound_or_open(model, input_shapes or {}))
     everything = model.analysis.least()
     return Inspection.of(model, cost.dense, cost(everything), Explainer(model.analysis))
 
 
-def explainer(source: Source, *, protect: Sequence[str] = ()) -> Explainer:
-    """Answers why an axis stays, and who holds a group together."""
-    return Explainer(Model(Record(source), Recipe(ratio=0, protect=tuple(protect)).protection).analysis)
+def explainer(source: Source, **wishes: Any) -> Explainer:
+    """Answers why an axis stays, and who holds a group together; takes the wishes that `inspect` does."""
+    return Explainer(Model(Record(source), _recipe({"ratio": 0.0, **wishes}).protection).analysis)
 
 
 def plan(

@@ -29,6 +29,7 @@ from onnxprune.options import (
     OUT,
     PROVIDER,
     SHAPE,
+    WISHES,
     option_of,
 )
 from onnxprune.passes import Pass, find
@@ -119,13 +120,14 @@ def main(debug: bool) -> None:
 @main.command()
 @MODEL
 @SHAPE
+@WISHES
 @JSON
-def inspect(model: str, input_shapes: Sequence[str], json_to: str | None) -> None:
+def inspect(model: str, input_shapes: Sequence[str], json_to: str | None, **wishes: Any) -> None:
     """What is in MODEL, what can go, and why the rest cannot."""
     _check_files([model], [json_to])
     with _progress() as progress:
         progress("analysing")
-        result = api.inspect(model, input_shapes=_shapes(input_shapes))
+        result = api.inspect(model, input_shapes=_shapes(input_shapes), **wishes)
     _show(result.to_json(), json_to, lambda console: render.inspection(console, result))
 
 
@@ -133,15 +135,15 @@ def inspect(model: str, input_shapes: Sequence[str], json_to: str | None) -> Non
 @MODEL
 @click.option("--tensor", help="Explain the axes of this tensor.")
 @click.option("--group", type=int, help="Explain what holds this group together.")
-@click.option("--op", help="Explain what nodes of this operator keep whole.")
-@click.option("--protect", multiple=True, metavar="NAME", help="As in `prune`.")
+@click.option("--op", help="Explain the axes of this operator's nodes.")
+@WISHES
 @JSON
-def explain(model: str, tensor: str, group: int, op: str, protect: Sequence[str], json_to: str | None) -> None:
+def explain(model: str, tensor: str, group: int, op: str, json_to: str | None, **wishes: Any) -> None:
     """Why an axis of MODEL stays, or who holds a group together."""
     if sum(given is not None for given in (tensor, group, op)) > 1:
         raise click.UsageError("Give one of --tensor, --group and --op.")
     _check_files([model], [json_to])
-    explainer = api.explainer(model, protect=protect)
+    explainer = api.explainer(model, **wishes)
     if group is not None:
         steps = explainer.group(group)
         plain = [{"axis": list(s.axis), "node": s.node, "to": list(s.to)} for s in steps]

@@ -52,8 +52,8 @@ class Closure:
         return number
 
     def pin(self, number: int, why: str, indices: NDArray[np.int64] | None = None) -> None:
-        """These indices (all, if ``None``) may not go."""
-        if self.sizes[number]:
+        """These indices (all, if ``None``) may not go; an axis that cannot be cut at all keeps the reason, too."""
+        if self.sizes[number] or indices is None:
             self.reasons.setdefault(number, []).append((why, indices))
 
     def tie(self, x: int, y: int, index: Index | None, who: str) -> None:

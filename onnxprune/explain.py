@@ -93,8 +93,9 @@ class Explainer:
         size = self.analysis.graph.shapes[axis[0]][axis[1]]
         number = closure.ids.get(axis)
         if number is None or not closure.sizes[number]:
-            why = "its size is 1" if size == 1 else "its size is known only at run time"
-            return Explanation(axis, size, why=why)
+            reasons = closure.reasons.get(closure.ids.get(axis, -1), [])
+            otherwise = "its size is 1" if size == 1 else "its size is known only at run time"
+            return Explanation(axis, size, why=reasons[0][0] if reasons and size != 1 else otherwise)
         span = closure.span(number)
         units = self.analysis.unit_of[span]
         groups = tuple(sorted({int(self.analysis.group_of[u]) for u in units if u >= 0}))
@@ -163,7 +164,7 @@ class Explainer:
         return bool((self.analysis.group_of[units[units >= 0]] == group).any())
 
     def op(self, kind: str) -> list[Explanation]:
-        """Every axis of every tensor that nodes of this operator touch and that stays.
+        """Every axis, longer than 1, of every tensor that nodes of this operator touch.
 
         Raises:
             UsageError: no node has this operator.
@@ -171,9 +172,8 @@ class Explainer:
         ops = [op for op in self.analysis.graph.ops if op.kind == kind]
         if not ops:
             raise unknown("operator in this model", kind, {op.kind for op in self.analysis.graph.ops})
-        names = dict.fromkeys(n for op in ops for n in (*op.ins, *op.outs) if n in self.analysis.graph.shapes)
-        found = [explanation for name in names for explanation in self.tensor(name)]
-        return [e for e in found if e.pinned]
+        names = dict.fromkeys(n for op in ops for n in op.tensors if n in self.analysis.graph.shapes)
+        return [found for name in names for found in self.tensor(name) if found.size != 1]
 
     def staying(self) -> list[tuple[str, int, int]]:
         """Why weights stay: ``(reason, weights, parameters)`` by parameters that no unit touches, most first."""

@@ -49,13 +49,7 @@ JSON = click.option(
     callback=_json_place,
     help="Print the result as JSON (to FILE.json if given).",
 )
-BUDGET = _options(
-    click.option("--ratio", type=float, help="Fraction of each group's units to remove."),
-    click.option("--params", type=float, help="Fraction of the model's parameters to keep."),
-    click.option("--macs", type=float, help="Fraction of the model's multiply-accumulates to keep."),
-    click.option("--criterion", default="l2", show_default=True, help="What units are scored by; see `criteria`."),
-    click.option("--align", type=_Numbered(), default="auto", show_default=True, help="Keep multiples of this width."),
-    click.option("--min-keep", type=int, default=1, show_default=True, help="Units that every group keeps."),
+WISHES = _options(
     click.option("--protect", multiple=True, metavar="NAME", help="Node or tensor that stays whole; globs allowed."),
     click.option("--protect-first", is_flag=True, help="Leave the first layers whole."),
     click.option("--protect-last", is_flag=True, help="Leave the last layers whole."),
@@ -63,6 +57,16 @@ BUDGET = _options(
         "--attention", type=click.Choice(ATTENTION), default="heads", show_default=True, help="What of attention goes."
     ),
     click.option("--normalized-axes", is_flag=True, help="Cut hidden sizes, too: where norms run, removing ≠ zeroing."),
+)
+"""What may go and what stays: `onnxprune.plan.Recipe` without its budget."""
+BUDGET = _options(
+    click.option("--ratio", type=float, help="Fraction of each group's units to remove."),
+    click.option("--params", type=float, help="Fraction of the model's parameters to keep."),
+    click.option("--macs", type=float, help="Fraction of the model's multiply-accumulates to keep."),
+    click.option("--criterion", default="l2", show_default=True, help="What units are scored by; see `criteria`."),
+    click.option("--align", type=_Numbered(), default="auto", show_default=True, help="Keep multiples of this width."),
+    click.option("--min-keep", type=int, default=1, show_default=True, help="Units that every group keeps."),
+    WISHES,
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random."),
 )
 SHAPE = click.option(

@@ -227,6 +227,7 @@ def _group(analysis: Analysis, ranking: Ranking, removed: Mask, group: int) -> d
     units = analysis.members(group)
     found: dict[str, Any] = {
         "id": group,
+        "kind": analysis.kind(group),
         "units": len(units),
         "kept": np.flatnonzero(~removed[units]).tolist(),
         "axes": [f"{name}:{axis}" for name, axis in analysis.weight_axes_of(group)],

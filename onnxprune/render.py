@@ -17,6 +17,7 @@ from onnxprune.report import Applied, Fidelity, Inspection, Pruned, Ran, Verifie
 
 LONGEST_NAME = 60
 ROWS = 12  # of a long list, before "and more"
+MOST_AXES = 24
 
 
 def clean(name: str, longest: int = LONGEST_NAME) -> Text:
@@ -154,12 +155,16 @@ def _groups(console: Console, groups: Sequence[dict[str, object]]) -> None:
         console.print("Nothing can be removed.")
         return
     console.print(f"{len(groups)} groups can be cut:", highlight=False)
-    table = _table("group", "units", "weight axes", "first", right=(0, 1, 2))
+    table = _table("group", "kind", "units", "weight axes", "first", right=(0, 2, 3))
     for group in groups[: 4 * ROWS]:
         axes = group["axes"]
         first = str(axes[0]) if isinstance(axes, list) and axes else ""
         table.add_row(
-            str(group["id"]), str(group["units"]), str(len(axes)) if isinstance(axes, list) else "", clean(first, 44)
+            str(group["id"]),
+            str(group["kind"]),
+            str(group["units"]),
+            str(len(axes)) if isinstance(axes, list) else "",
+            clean(first, 40),
         )
     console.print(table)
     if len(groups) > 4 * ROWS:
@@ -170,7 +175,7 @@ def _groups(console: Console, groups: Sequence[dict[str, object]]) -> None:
 def staying(console: Console, reasons: Sequence[tuple[str, int, int]]) -> None:
     """Why weights stay whole, the largest first."""
     if not reasons:
-        console.print("No weight of the main graph stays whole (what the bodies of If, Loop and Scan hold is not cut).")
+        console.print("No weight stays whole.")
         return
     console.print("What stays whole, and why:")
     table = _table("parameters", "weights", "because", right=(0, 1))
@@ -183,11 +188,13 @@ def staying(console: Console, reasons: Sequence[tuple[str, int, int]]) -> None:
 
 def explanations(console: Console, found: Sequence[Explanation]) -> None:
     """Axis by axis: its group, or the chain of facts that pins it."""
-    for e in found:
+    for e in found[:MOST_AXES]:
         console.print(Text(f"{axis_text(e.axis)}, size {_shape([e.size])}: {_verdict(e)}"))
         steps(console, e.chain)
         if e.pinned and e.chain:
             console.print(Text(f"    {axis_text(e.chain[-1].to)} stays: {clean(e.why, 200).plain}"))
+    if len(found) > MOST_AXES:
+        console.print(f"… and {len(found) - MOST_AXES} more axes (--json lists all)")
 
 
 def _verdict(e: Explanation) -> str:

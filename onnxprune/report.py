@@ -53,6 +53,7 @@ class Inspection:
         groups = [
             {
                 "id": g,
+                "kind": analysis.kind(g),
                 "units": len(analysis.members(g)),
                 "axes": [f"{name}:{axis}" for name, axis in analysis.weight_axes_of(g)],
             }

@@ -34,9 +34,12 @@ def test_a_group_is_held_together_by_its_ties() -> None:
     assert {step.node.split()[0] for step in steps} <= {"MatMul", "Add", "Relu"}
 
 
-def test_an_operator_lists_what_it_keeps() -> None:
-    found = Explainer(analyse(parse(NET))).op("Softmax")
-    assert {e.axis for e in found} == {("a", 1), ("s", 1)}
+def test_an_operator_lists_its_axes_and_what_it_keeps_of_them() -> None:
+    found = {e.axis: e for e in Explainer(analyse(parse(NET))).op("Softmax")}
+    assert found.keys() == {("a", 0), ("a", 1), ("s", 0), ("s", 1)}
+    assert found["a", 0].why == "its size is known only at run time"
+    assert "normalises over it" in found["a", 1].why
+    assert found["a", 1].pinned == found["a", 1].size
 
 
 def test_what_stays_is_summed_up_by_reason() -> None:

@@ -120,8 +120,10 @@ def _heads(module: Any) -> dict[str, Any]:
 
 
 def _refit(module: Any, pruner: Any) -> None:
-    """Tell attention how many heads are left, which its code keeps as numbers."""
+    """Tell the code that keeps widths as numbers how many heads and channels are left, as its examples do."""
     for part in module.modules():
+        if hasattr(part, "conv_proj") and hasattr(part, "hidden_dim"):
+            part.hidden_dim = part.conv_proj.out_channels
         fused = getattr(part, "qkv", None)
         first = fused if fused is not None else getattr(part, "query", None)
         if first is None or first not in pruner.num_heads:

@@ -25,6 +25,7 @@ import contextlib
 import io
 import json
 import math
+import signal
 import statistics
 import sys
 import time
@@ -53,6 +54,7 @@ OURS, SIM, SIMPLIFIED, TORCH = "onnxprune", "onnxsim", "simplified", "Torch-Prun
 TOOLS = (OURS, SIM, SIMPLIFIED, TORCH)
 NOTHING = "does nothing"
 NARROWEST = 120
+PATIENCE = 150  # seconds for one run of one tool
 LONGEST = 240.0  # seconds for all rounds of a network; the first is always finished
 
 Feed = Mapping[str, "np.ndarray[Any, Any]"]
@@ -143,13 +145,21 @@ def contend(
 def one(outcome: Outcome, contestant: Contestant, out: Path) -> None:
     """One run of one tool."""
     out.unlink(missing_ok=True)
+    signal.signal(signal.SIGALRM, _late)
+    signal.alarm(PATIENCE)
     try:
         seconds, memory = contestant.run(out)
     except Exception as error:
         outcome.note = f"fails: {line(error)}"
         return
+    finally:
+        signal.alarm(0)
     outcome.seconds.append(seconds)
     outcome.memory.append(memory)
+
+
+def _late(*_: object) -> None:
+    raise TimeoutError(f"took more than {PATIENCE} s")
 
 
 def judge(outcome: Outcome, contestant: Contestant, out: Path, feed: Feed, wanted: list[tuple[int, ...]]) -> None:

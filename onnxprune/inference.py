@@ -230,16 +230,17 @@ class Inference:
                 self.types[name] = next((kind for kind in kinds if kind in FLOATS), kinds[0])
 
     def _fill_by_schema(self, op: Op, values: dict[str, Numbers]) -> None:
-        data = {}
-        for name in op.ins:
-            plain = integers.known(self._number(name, values) if name else None)
-            if plain is not None and plain.dtype == np.int64:
-                data[name] = numpy_helper.from_array(plain, name)
-        types = {name: self._typed(name) for name in op.ins if name in self.types}
         rule = load("rules").get((op.domain, op.kind))
         if rule is not None and rule.shapes is not None:
             self._fill_by_rule(op, rule.shapes)
             return
+        data, types = {}, {}
+        for local, name in zip(op.node.input, op.ins, strict=True):  # the node knows its tensors by its own names
+            plain = integers.known(self._number(name, values) if name else None)
+            if plain is not None and plain.dtype == np.int64:
+                data[local] = numpy_helper.from_array(plain, local)
+            if name in self.types:
+                types[local] = self._typed(name)
         try:
             schema = onnx.defs.get_schema(op.kind, op.version, op.domain)
             opsets = [onnx.helper.make_opsetid(d, v) for d, v in self.graph.opsets.items()]
@@ -248,8 +249,9 @@ class Inference:
             )
         except Exception:
             return  # unknown stays unknown, and what is unknown is pinned
-        for name, kind in found.items():
-            self._learn(name, kind)
+        for local, name in zip(op.node.output, op.outs, strict=True):
+            if local in found:
+                self._learn(name, found[local])
 
     def _fill_by_rule(self, op: Op, shapes: Callable[[Op], Iterable[Shape]]) -> None:
         try:

@@ -6,7 +6,9 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 
-from onnxprune.facts import Fact, Pin, Product, same
+import numpy as np
+
+from onnxprune.facts import Fact, Pin, Product, Tie, same
 from onnxprune.graph import Op, Shape
 from onnxprune.integers import Axis
 from onnxprune.symbols import Dim, split
@@ -60,7 +62,10 @@ def given_at_run_time(op: Op, slot: int, name: str) -> bool:
 
 def reshape(op: Op, x: str, y: str) -> Iterator[Fact]:
     """Both shapes split into the smallest runs of equal size; within a run, flat indices agree."""
-    pieces = [piece for a, b in runs(op.shape(x), op.shape(y)) for piece in _pieces(op, (x, a), (y, b))]
+    both = [((x, a), (y, b)) for a, b in runs(op.shape(x), op.shape(y))]
+    pieces = [piece for run, other in both for piece in _pieces(op, run, other)]
+    for run, other in both:
+        yield from _fronts(op, run, other)
     for number, (xs, ys) in enumerate(pieces):
         if len(xs) == 1 and len(ys) == 1:
             yield same(*xs[0], *ys[0])
@@ -83,6 +88,19 @@ def _pieces(op: Op, x: Run, y: Run) -> Iterator[tuple[list[Axis], list[Axis]]]:
     if names == others and list(map(_product, xs)) == list(map(_product, ys)):
         for a, b in zip(xs, ys, strict=True):
             yield [axis for axis, _ in a], [axis for axis, _ in b]
+
+
+def _fronts(op: Op, x: Run, y: Run) -> Iterator[Fact]:
+    """Where channels become groups, and what is in a group goes with pixels of which nobody knows how many there are.
+
+    Of ``(32, height, width)`` and ``(4, "8*height*width")``, 8 channels in a row make a group, however large they are.
+    """
+    (_, xs), (_, ys) = _cut_at_names(op, x), _cut_at_names(op, y)
+    if len(xs[0]) != 1 or len(ys[0]) != 1 or len(xs) < 2:
+        return
+    (a, many), (b, few) = sorted((xs[0][0], ys[0][0]), key=lambda part: -part[1])
+    if many > few and many % few == 0:
+        yield Tie(b, a, np.repeat(np.arange(few), many // few))
 
 
 def _product(part: list[tuple[Axis, int]]) -> int:

@@ -83,12 +83,10 @@ PLAIN = f"{PROJECTED} {split_heads()} {SCORES} {ATTENDED} {JOINED}"
 """The textbook's, with shapes that are written out."""
 
 
-def scored(how: str) -> str:
-    """The textbook's, but for how heads `qh` and `kh` become scores `sc`; `raw` is the usual way, to `su`."""
-    return PLAIN.replace(SCORES, how.replace("raw", SCORES.replace("sc =", "su =")))
-
-
-LENGTH_FIRST = ("float[S,B,10] x", "float[S,B,10] y", ({"x": (5, 1, 10)}, {"x": (5, 3, 10)}, {"x": (2, 2, 10)}))
+def scored(how: str, groups: dict[str, int] | None = None, weights: str = "float[1] unused") -> Wiring:
+    """The textbook's, but for how heads `qh` and `kh` become scores `sc`; `RAW` is the usual way, to `su`."""
+    steps = PLAIN.replace(SCORES, how.replace("RAW", SCORES.replace("sc =", "su =")))
+    return Wiring(steps, WHOLE if groups is None else groups, f"{APART}, {weights}")
 
 
 def merged(projections: str, after: str) -> str:
@@ -100,6 +98,12 @@ def merged(projections: str, after: str) -> str:
     return f"""sh = Shape(x)  s = Gather(sh, c0)  b = Gather(sh, c1)  bh = Mul(b, heads)
     sv = Unsqueeze(s, v0)  bv = Unsqueeze(b, v0)  bhv = Unsqueeze(bh, v0)  sb = Mul(sv, bv)
     merged = Concat <axis = 0> (sv, bhv, v6)  {projections}  {moved}  {after}"""
+
+
+def length_first(steps: str, groups: dict[str, int], attention: str = "heads") -> Wiring:
+    """The batch is the second axis."""
+    wiring = Wiring(steps, groups, inputs="float[S,B,10] x", output="float[S,B,10] y", attention=attention)
+    return wiring._replace(shapes=({"x": (5, 1, 10)}, {"x": (5, 3, 10)}, {"x": (2, 2, 10)}))
 
 
 MERGED_SCORES = "qk = MatMul(qh, kh)  sc = Mul(qk, scale)"

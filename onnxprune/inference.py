@@ -213,10 +213,13 @@ class Inference:
 
     def _fill(self, op: Op, values: dict[str, Numbers]) -> None:
         """Infer a node's output shapes where ONNX's inference gave up, from the numbers that we know."""
-        target = self._number(op.ins[1], values) if op.kind in TARGETED and op.ins[0] in self.shapes else None
+        slot, made = TARGETED.get(op.kind, (0, reshaped))
+        target = self._number(op.ins[slot], values) if slot and op.has(slot) and op.ins[0] in self.shapes else None
         copies = not op.attr("allowzero", 0)
+        if op.attr("axes") is not None or op.attr("keep_aspect_ratio_policy", "stretch") != "stretch":
+            target = None  # a Resize that is told less, or does otherwise
         if target is not None and (copies or all(number.value != 0 for number in target.ravel())):
-            self._merge(op.out, TARGETED[op.kind](self.shapes[op.ins[0]], target, op.out))
+            self._merge(op.out, made(self.shapes[op.ins[0]], target, op.out))
         elif op.kind == "Range" and (length := counted(*(self._number(name, values) for name in op.ins))) is not None:
             self._merge(op.out, (length,))
         else:
@@ -334,7 +337,15 @@ def _name_sizes(kind: onnx.TypeProto, inner: str | None = None) -> None:
             dim.dim_param = symbols.atom(dim.dim_param)
 
 
-TARGETED = {"Reshape": reshaped, "Expand": expanded}
+def resized(shape: Shape, target: Numbers, out: str) -> Shape:
+    """The shape that ``Resize`` gives when it is told sizes for all axes."""
+    if target.size != len(shape):
+        return tuple(f"?{out}.{axis}" for axis in range(len(shape)))
+    return tuple(n.value if isinstance(n.value, int | str) else f"?{out}.{i}" for i, n in enumerate(target.ravel()))
+
+
+TARGETED = {"Reshape": (1, reshaped), "Expand": (1, expanded), "Resize": (3, resized)}
+"""Operators that are told the shape to make: by which input, and what follows from it."""
 
 
 def counted(start: Numbers | None, limit: Numbers | None, step: Numbers | None) -> Dim | None:

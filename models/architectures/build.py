@@ -21,12 +21,14 @@ class Case(NamedTuple):
         inputs: example inputs by name, in the order in which the network takes them, with a batch of two.
         dynamic: which axes are open, by input and with the names of their sizes; ``batch`` is one of them.
         outputs: names of the outputs.
+        traced: which axes stay open if the network is traced, where that is not all.
     """
 
     module: nn.Module
     inputs: dict[str, Tensor]
     dynamic: Axes
     outputs: tuple[str, ...] = ("output",)
+    traced: Axes | None = None
 
 
 Builder = Callable[[bool], Case]  # True builds the full width
@@ -37,11 +39,10 @@ def library(name: str) -> Any:
     return importlib.import_module(name)
 
 
-def image(module: nn.Module, size: int, *, channels: int = 3, spatial: bool = False, outputs: int = 1) -> Case:
-    """A network from images to some outputs; ``spatial`` opens height and width, too."""
+def image(module: nn.Module, size: int, *, channels: int = 3, spatial: bool = False) -> Case:
+    """A network from images to one output; ``spatial`` opens height and width, too."""
     axes = {0: "batch", 2: "height", 3: "width"} if spatial else {0: "batch"}
-    names = tuple(f"output{i}" for i in range(outputs)) if outputs > 1 else ("output",)
-    return Case(module, {"input": torch.randn(2, channels, size, size)}, {"input": axes}, names)
+    return Case(module, {"input": torch.randn(2, channels, size, size)}, {"input": axes})
 
 
 class Call(nn.Module):

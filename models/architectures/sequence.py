@@ -29,7 +29,8 @@ def _encoder(width: int, heads: int, layers: int, *, first: bool) -> Case:
     for weight in network.parameters():  # the layers are copies, and equal weights would be stored once
         if weight.ndim > 1:
             nn.init.xavier_uniform_(weight)
-    return Case(network, {"input": torch.randn(2, 10, width)}, {"input": {0: "batch", 1: "sequence"}})
+    axes = {"input": {0: "batch", 1: "sequence"}}
+    return Case(network, {"input": torch.randn(2, 10, width)}, axes, traced={"input": {0: "batch"}})
 
 
 class Cross(nn.Module):

@@ -125,7 +125,7 @@ def yolos(full: bool) -> Case:
         transformers.YolosConfig(image_size=[512, 864], num_labels=91) if full else transformers.YolosConfig(**small)
     )
     network = Call(transformers.YolosForObjectDetection(config), ("pixel_values",), ("logits", "pred_boxes"))
-    case = image(network, 32, outputs=2)
+    case = image(network, 32)
     return case._replace(inputs={"input": torch.randn(2, 3, *config.image_size)}, outputs=("logits", "boxes"))
 
 

@@ -44,7 +44,7 @@ def untie(closure: Closure, knots: list[Knot], is_head: Callable[[int], bool], *
     while pending:
         still = [knot for knot in pending if not _settle(closure, knot)]
         if len(still) == len(pending):
-            _choose(closure, still, is_head, whole_heads=whole_heads)
+            _choose(closure, still, _heads(closure, knots, is_head), whole_heads=whole_heads)
             still = []
         closure.close()
         pending = still
@@ -69,10 +69,9 @@ def _settle(closure: Closure, knot: Knot) -> bool:
     return True
 
 
-def _choose(closure: Closure, knots: list[Knot], is_head: Callable[[int], bool], *, whole_heads: bool) -> None:
+def _choose(closure: Closure, knots: list[Knot], heads: set[int], *, whole_heads: bool) -> None:
     taken: set[int] = set()
     dropped: set[int] = set()
-    heads = _heads(closure, knots, is_head)
     shared = Counter(root for knot in knots for root in {closure.root(n) for n in (knot.flat, *knot.factors)})
 
     def merit(knot: Knot, factor: int) -> tuple[bool, int, int]:

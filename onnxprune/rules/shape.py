@@ -133,7 +133,11 @@ def tiled(op: Op) -> Iterator[Fact]:
     """The input stands ``repeats[i]`` times in a row along axis i."""
     x, repeats = op.ins[0], op.numbers("repeats", 1)
     for axis, (size, times) in enumerate(zip(op.shape(x), repeats or [], strict=False)):
-        if isinstance(size, int) and size > 1 and times is not None:
+        if times == 1:
+            yield same(x, axis, op.out, axis)
+        elif size == 1:
+            yield Free((op.out, axis))
+        elif isinstance(size, int) and times is not None:
             yield tile(x, axis, op.out, axis, int(times), size)
 
 

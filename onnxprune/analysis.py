@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune import absorb, facts, pins, quantization, units
+from onnxprune import absorb, facts, folding, pins, quantization, units
 from onnxprune.closure import Closure, Mask
 from onnxprune.facts import Fact
 from onnxprune.graph import Graph, Op
@@ -298,8 +298,10 @@ class Model:
 
     @cached_property
     def graph(self) -> Graph:
-        """The graph, with shapes."""
-        return Graph(self.record)
+        """The graph, with shapes; weights that it computes in a way that would keep them whole are computed."""
+        graph = Graph(self.record)
+        record = folding.folded(graph)
+        return graph if record is None else Graph(record)
 
     @cached_property
     def analysis(self) -> Analysis:

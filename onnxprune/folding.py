@@ -1,0 +1,154 @@
+"""Weights that the graph computes from other weights, by operators that keep their axes whole: computed once, here.
+
+A standardised weight, say, is its weight less a mean over its inputs: no input can go while the mean is taken at run
+time, and any can once it is taken. Nothing is folded that facts flow through (Identity, Transpose, Cast …), nothing
+that depends on an input of the model, nothing that draws random numbers, and nothing that would make the file larger
+than its weights explain.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from onnxprune.facts import Macs, Normalized, Pin
+from onnxprune.graph import Graph, Op
+from onnxprune.homes import captures
+from onnxprune.record import Array, Record
+from onnxprune.registry import load
+
+LARGEST = 1 << 30  # bytes of a model that is folded: it is held in memory
+MOST_GROWTH = 2  # times the weights that a value is computed from
+FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+
+
+def folded(graph: Graph) -> Record | None:
+    """The model with such weights in place of what computes them, or ``None`` if it has none."""
+    region = list(_constant(graph))
+    wanted = list(_wanted(graph, region))
+    if not wanted or graph.record.nbytes > LARGEST:
+        return None
+    values = _computed(graph, region, wanted)
+    if not values or not all(np.isfinite(value).all() for value in values.values()):
+        return None
+    record = Record(_replaced(graph, region, values))
+    record.name, record.__dict__["sha256"] = graph.record.name, graph.record.sha256
+    return record
+
+
+def _constant(graph: Graph) -> Iterator[Op]:
+    """The nodes of the main graph that depend on constants alone."""
+    rules = load("rules")
+    made: set[str] = set()
+    for op in graph.ops:
+        if op.home.path or op.bodies or op.domain or op.kind == "Constant" or not any(op.ins):
+            continue
+        rule = rules.get((op.domain, op.kind))
+        if rule is None or rule.pins is not None:  # what is pinned on purpose may draw random numbers
+            continue
+        if all(not name or name in made or graph.is_constant(name) for name in op.ins):
+            made.update(op.outs)
+            yield op
+
+
+def _wanted(graph: Graph, region: list[Op]) -> Iterator[str]:
+    """What leaves the region as a weight, and has gone through a node that keeps an axis whole."""
+    held: set[str] = set()
+    inside = {op.index for op in region}
+    sources: dict[str, int] = {}
+    for op in region:
+        read = sum(sources.get(name, graph.elements(name) if graph.is_constant(name) else 0) for name in op.ins if name)
+        holds = _states(op, Pin, Normalized) or not held.isdisjoint(op.ins)
+        for name in op.outs:
+            sources[name] = read
+            if holds:
+                held.add(name)
+            if (
+                holds
+                and len(op.outs) == 1
+                and _is_weight(graph, name, inside)
+                and _elements(graph, name) <= MOST_GROWTH * read
+            ):
+                yield name
+
+
+def _states(op: Op, *kinds: type) -> bool:
+    """Whether a node's rule states a fact of one of these kinds."""
+    rule = load("rules").get((op.domain, op.kind))
+    try:
+        return rule is not None and any(isinstance(fact, kinds) for fact in rule.facts(op))
+    except (ValueError, KeyError, IndexError, TypeError, ZeroDivisionError):
+        return False
+
+
+def _is_weight(graph: Graph, name: str, inside: set[int]) -> bool:
+    """Whether a node that multiplies and adds reads a value, of two axes at least, that does not leave the model."""
+    leaves = any(op.index not in inside and _states(op, Macs) for op, _ in graph.consumers.get(name, ()))
+    wide = len(graph.shapes.get(name, ())) > 1 and all(isinstance(size, int) for size in graph.shapes[name])
+    return leaves and wide and graph.types.get(name) in FLOATS and name not in graph.handed_out
+
+
+def _elements(graph: Graph, name: str) -> int:
+    return math.prod(int(size) for size in graph.shapes[name])
+
+
+def _computed(graph: Graph, region: list[Op], wanted: list[str]) -> dict[str, Array]:
+    """The values, by ONNX's own reference implementation; none if it does not know one of the operators."""
+    part = onnx.ModelProto(ir_version=graph.record.proto.ir_version, opset_import=graph.record.structure.opset_import)
+    part.graph.name = "weights"
+    names = {graph.copies.get(name, name) for op in region for name in op.ins if name}
+    for name in sorted(names & set(graph.initializers)):
+        part.graph.initializer.append(numpy_helper.from_array(np.asarray(graph.constant(name)), name))
+    part.graph.node.extend(op.node for name, op in sorted(graph.constant_nodes.items()) if name in names)
+    part.graph.node.extend(op.node for op in region)
+    part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
+    try:
+        found = ReferenceEvaluator(part).run(None, {})
+    except Exception:
+        return {}  # what it cannot compute stays as it came
+    types = {name: onnx.helper.tensor_dtype_to_np_dtype(graph.types[name]) for name in wanted}
+    return {name: np.asarray(value, dtype=types[name]) for name, value in zip(wanted, found, strict=True)}
+
+
+def _replaced(graph: Graph, region: list[Op], values: dict[str, Array]) -> onnx.ModelProto:
+    """The whole model, weights included, with these values as initializers and without what only made them."""
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.record.structure)
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(_whole(graph, tensor))
+    places = {op.place for op in region if not values.keys().isdisjoint(op.outs)}
+    for place in sorted(places, reverse=True):
+        del model.graph.node[place]
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in values.items())
+    _drop_unread(model.graph, {name for op in region for name in (*op.outs, *op.node.input)})
+    return model
+
+
+def _whole(graph: Graph, tensor: onnx.TensorProto) -> onnx.TensorProto:
+    """An initializer with its data, however it was stored."""
+    data = graph.record.raw(tensor.name)
+    if data is None:
+        return tensor
+    return onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, raw_data=bytes(data))
+
+
+def _drop_unread(graph: onnx.GraphProto, names: set[str]) -> None:
+    """Remove nodes and initializers whose outputs, among these names, nothing reads any more."""
+    while True:
+        read = {name for node in graph.node for name in (*node.input, *captures(node))}
+        read.update(output.name for output in graph.output)
+        made = [set(node.output) for node in graph.node]
+        idle = [place for place, outputs in enumerate(made) if outputs <= names and outputs.isdisjoint(read)]
+        for place in reversed(idle):
+            del graph.node[place]
+        if not idle:
+            break
+    listed = {value.name for value in graph.input}
+    unread = [i for i, t in enumerate(graph.initializer) if t.name in names - read and t.name not in listed]
+    for place in reversed(unread):
+        del graph.initializer[place]

@@ -74,7 +74,7 @@ def _check_opsets(model: onnx.ModelProto, name: str) -> None:
     domains = ["" if o.domain == "ai.onnx" else o.domain for o in model.opset_import]
     if not domains:
         raise RefusedError(f"{name!r} imports no opset, so its operators have no meaning. Export it again.")
-    if len(set(domains)) != len(domains):
+    if len(set(domains)) < len(set(zip(domains, (o.version for o in model.opset_import), strict=True))):
         raise RefusedError(f"{name!r} imports two opsets for one domain. Keep the one that its nodes were written for.")
     latest = onnx.defs.onnx_opset_version()
     for opset, domain in zip(model.opset_import, domains, strict=True):

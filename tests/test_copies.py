@@ -11,13 +11,11 @@ from onnx import numpy_helper
 
 import onnxprune
 from onnxprune import saving, surgery
-from onnxprune.analysis import Analysis
 from onnxprune.closure import Mask
 from onnxprune.plan import Plan, removed_by
-from tests.generated import mask
 from tests.laws import analyse, difference, every_other, groups, parse
 from tests.material import save, snapshot, weights
-from tests.rules.cases import LIMIT
+from tests.rules.cases import LIMIT, Case, check, check_alone
 
 pytestmark = pytest.mark.usefixtures("instant")
 
@@ -111,21 +109,8 @@ GRAPHS: dict[str, tuple[str, dict[str, int]]] = {
 
 @pytest.mark.parametrize(("text", "expected"), GRAPHS.values(), ids=GRAPHS)
 def test_each_reader_loses_its_own_units(text: str, expected: dict[str, int]) -> None:
-    model = parse(text)
-    analysis = analyse(model)
-    assert groups(model) == expected
-    for removed in [*_alone(analysis), *(mask(analysis, seed) for seed in range(3)), every_other(model)]:
-        assert difference(model, removed) <= (1e-2 if "float16" in text else LIMIT)
-
-
-def _alone(analysis: Analysis) -> list[Mask]:
-    """Half of one group, and nothing of any other."""
-    found = []
-    for group in range(analysis.groups):
-        removed = np.zeros(analysis.units, dtype=bool)
-        removed[analysis.members(group)[::2]] = True
-        found.append(removed)
-    return found
+    check(Case(text, expected))
+    check_alone(Case(text, expected))
 
 
 def _units(*gone: tuple[int, int]) -> Mask:
@@ -216,7 +201,16 @@ def test_a_plan_that_keeps_a_copy_whole_is_replayed(tmp_path: Path) -> None:
     again = Plan.loads(plan.dumps())
     assert np.array_equal(removed_by(again, analysis), removed)
     onnxprune.apply(source, again, tmp_path / "out.onnx")
-    assert {name: array.shape for name, array in weights(tmp_path / "out.onnx").items()} == {
-        **{"w1": (4, 4), "b": (4,), "v1": (4, 2)},
-        **{"w2": (4, 6), "b@2": (6,), "v2": (6, 2)},
-    }
+    shapes = {name: array.shape for name, array in weights(tmp_path / "out.onnx").items()}
+    assert [shapes[name] for name in ("w1", "b", "v1")] == [(4, 4), (4,), (4, 2)]
+    assert [shapes[name] for name in ("w2", "b@2", "v2")] == [(4, 6), (6,), (6, 2)]
+
+
+def test_a_shared_vector_that_lies_in_another_file_is_copied(tmp_path: Path) -> None:
+    path = str(tmp_path / "model.onnx")
+    onnx.save_model(parse(BIAS, seed=3), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    assert onnxprune.prune(tmp_path / "model.onnx", tmp_path / "out.onnx", ratio=0.5, align=1).applied.verified
+    found, bias = weights(tmp_path / "out.onnx"), weights(tmp_path / "model.onnx")["b"]
+    assert found["b"].shape == found["b@2"].shape == (3,)
+    assert set(found["b"]) | set(found["b@2"]) <= set(bias)
+    assert found["b"].tolist() != found["b@2"].tolist()

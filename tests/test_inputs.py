@@ -356,3 +356,51 @@ def test_a_feed_that_gives_nan_is_the_last_resort(mlp_graph: Graph, doubtful: bo
 
     assert len(inputs.seeded(mlp_graph, {}, 0, never, doubtful=doubtful)) == count
     assert inputs.seeded(mlp_graph, {}, 0, lambda feed: None) == []
+
+
+# ---- sizes that depend on one another ----------------------------------------------------------------------------
+
+
+def test_sizes_that_must_add_up_are_found() -> None:
+    """What is remembered and what is new make up what is masked."""
+    model = of(x="float[b, s, 4]", past="float[b, p, 4]", mask="float[b, t]")
+
+    def runs(feed: inputs.Feed) -> list[Any] | None:
+        sums = feed["mask"].shape[1] == feed["past"].shape[1] + feed["x"].shape[1]
+        return [feed["x"]] if sums and len({len(array) for array in feed.values()}) == 1 else None
+
+    shapes = inputs.bind(model, {}, [], runs)
+    assert {shape[0] for shape in shapes.values()} == {1}
+    assert shapes["mask"][1] == shapes["past"][1] + shapes["x"][1]
+    given = {"x": (1, 1, 4)}
+    assert inputs.bind(model, given, [], runs)["x"] == (1, 1, 4)
+
+
+def test_a_size_that_an_exporter_wrote_down_is_found() -> None:
+    model = graph(
+        """m (float[b, s, 4] x) => (float[b, s, 4] y) <int64[3] example = {-1, 83, 4}> { y = Reshape(x, example) }"""
+    )
+    shapes = inputs.bind(model, {}, [], lambda feed: [feed["x"]] if feed["x"].shape[1] % 83 == 0 else None)
+    assert shapes == {"x": (1, 83, 4)}
+
+
+def test_a_batch_that_another_input_counts_within_is_one_there_too() -> None:
+    model = of(x="float[b, 4]", mix="float[3, b]")
+
+    def fits(feed: inputs.Feed) -> list[Any] | None:
+        return [feed["x"]] if feed["mix"].shape[1] == len(feed["x"]) else None
+
+    shapes = inputs.bind(model, {}, [], fits)
+    assert shapes == {"x": (1, 4), "mix": (3, 1)}
+    feeds = inputs.seeded(model, shapes, 0, fits)
+    assert len(feeds) == len(inputs.STYLES)
+    assert all(feed["mix"].shape[1] == len(feed["x"]) for feed in feeds)
+
+
+@pytest.mark.parametrize("table", ["x", "h"])
+def test_whole_numbers_stay_within_a_table_whose_rows_are_open(table: str) -> None:
+    text = f"m (float[rows, 4] x, int64[n] ids) => (float[n, 4] y) {{ h = Relu(x)  y = Gather({table}, ids) }}"
+    for rows in (1, 5, 40):
+        feed = inputs.synthesise(graph(text), {"x": (rows, 4), "ids": (1000,)}, 0)
+        assert feed["x"].shape == (rows, 4)
+        assert (feed["ids"].min(), feed["ids"].max()) == (0, rows - 1)

@@ -222,6 +222,7 @@ class WideAndDeep(nn.Module):
         super().__init__()
         self.register_buffer("offsets", torch.tensor([0, *sizes[:-1]]).cumsum(0))
         self.deep, self.wide = nn.Embedding(sum(sizes), width), nn.Embedding(sum(sizes), 1)
+        nn.init.normal_(self.deep.weight, std=0.1)  # else the crossed sum saturates the sigmoid
         layers = [nn.Linear(len(sizes) * width, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, hidden)]
         self.body = nn.Sequential(*layers, nn.ReLU(), nn.Linear(hidden, 1))
 

@@ -7,15 +7,18 @@
 exports each (TorchScript, opset 17, a batch of one), and needs Torch-Pruning 1.6.1, too, beside what
 `models/architectures/export.py` needs. All remove half of each group by L2:
 
-* *onnxprune* reads, analyses, scores, cuts and writes, as `speed.prune` does; in memory, the file is read already.
+* *onnxprune* reads, analyses, scores, cuts and writes, as `speed.prune` does; in memory, the file is read already;
+  *cut* is that without scoring and plan.
 * *onnxsim* runs ``apply_structured_pruning`` and ``apply_attention_head_pruning`` between ``onnx.load`` and
-  ``onnx.save``; *simplified* is the same on what ``onnxsim.simplify`` makes of the file, not counting that.
+  ``onnx.save``; *simplified* is the same on what ``onnxsim.simplify`` makes of the file, not counting that, and is
+  compared with what we remove of that.
 * *Torch-Pruning* runs `MagnitudePruner` with heads as its examples have it, last layers left alone: constructor and
   step in memory, and the export to a file, which is what it takes to have an ONNX model.
 
-All run in turns in one process for each network; times are medians. What a peer writes must run on the example and give
-outputs of the same shapes; what does not is a row that says so. Removing is not checked to equal zeroing there; a note
-says where a peer cut an axis that a LayerNormalization normalises over, which changes what every index stands for.
+All run in turns in one process for each network; times are medians, ratios those within a round. What a peer writes
+must run on the example and give outputs of the same shapes; what does not is a row that says so. Removing is not
+checked to equal zeroing there; a note says where a peer cut an axis that a LayerNormalization normalises over, which
+changes what every index stands for.
 """
 
 from __future__ import annotations
@@ -51,10 +54,11 @@ from tests.benchmarks.worker import Failure, Worker, line, progress
 
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
 OURS, SIM, SIMPLIFIED, TORCH = "onnxprune", "onnxsim", "simplified", "Torch-Pruning"
+OURS_SIMPLIFIED = "onnxprune, simplified"
 TOOLS = (OURS, SIM, SIMPLIFIED, TORCH)
 NOTHING = "does nothing"
 NARROWEST = 120
-PATIENCE = 150  # seconds for one run of one tool
+PATIENCE = 120  # seconds for one run of one tool
 LONGEST = 240.0  # seconds for all rounds of a network; the first is always finished
 
 Feed = Mapping[str, "np.ndarray[Any, Any]"]
@@ -72,8 +76,9 @@ class Outcome:
     """What a tool did to one network."""
 
     removed: float = 0.0
-    seconds: list[float] = field(default_factory=list)
+    file: list[float] = field(default_factory=list)
     memory: list[float] = field(default_factory=list)
+    cut: list[float] = field(default_factory=list)
     note: str = ""
 
 
@@ -94,6 +99,7 @@ class Job(NamedTuple):
     entry: architectures.Entry | None
     full: bool
     rounds: int
+    cpu: bool
 
 
 # ---- one network -------------------------------------------------------------------------------------------------
@@ -102,6 +108,7 @@ class Job(NamedTuple):
 def measure(job: Job) -> Row:
     """All tools on one network."""
     warnings.simplefilter("ignore")
+    clock = time.process_time if job.cpu else time.perf_counter
     with TemporaryDirectory() as name, contextlib.redirect_stdout(io.StringIO()):
         folder = Path(name)
         if job.entry:
@@ -111,13 +118,14 @@ def measure(job: Job) -> Row:
             path, case = folder / "dense.onnx", build(job.model.split("/")[1], job.full)
             export(case, path)
             feed = {name: tensor.numpy() for name, tensor in case.inputs.items()}
-        contestants = {OURS: Contestant(ours(path), path), SIM: Contestant(onnxsim(path), path)}
+        contestants = {OURS: Contestant(ours(path, clock), path), SIM: Contestant(onnxsim(path, clock), path)}
         if case is not None:
-            contestants[TORCH] = Contestant(torch_pruning(case), path)
+            contestants[TORCH] = Contestant(torch_pruning(case, clock), path)
         failed = {}
         try:
             simple = simplified(path, folder)
-            contestants[SIMPLIFIED] = Contestant(onnxsim(simple), simple)
+            contestants[SIMPLIFIED] = Contestant(onnxsim(simple, clock), simple)
+            contestants[OURS_SIMPLIFIED] = Contestant(ours(simple, clock), simple)
         except Exception as error:
             failed[SIMPLIFIED] = Outcome(note=f"fails: {line(error)}")
         outcomes = contend(contestants, folder, job.rounds, path, feed)
@@ -148,14 +156,15 @@ def one(outcome: Outcome, contestant: Contestant, out: Path) -> None:
     signal.signal(signal.SIGALRM, _late)
     signal.alarm(PATIENCE)
     try:
-        seconds, memory = contestant.run(out)
+        seconds = contestant.run(out)
     except Exception as error:
         outcome.note = f"fails: {line(error)}"
         return
     finally:
         signal.alarm(0)
-    outcome.seconds.append(seconds)
-    outcome.memory.append(memory)
+    outcome.file.append(seconds.file)
+    outcome.memory.append(seconds.memory)
+    outcome.cut.append(seconds.cut)
 
 
 def _late(*_: object) -> None:
@@ -210,9 +219,9 @@ def jobs(options: argparse.Namespace) -> list[Job]:
     full = options.width == "full"
     if options.what == "files":
         found = architectures.entries(options.width, options.match)
-        return [Job(entry.label, entry, full, options.rounds) for entry in found]
+        return [Job(entry.label, entry, full, options.rounds, options.cpu) for entry in found]
     names = [name for name in networks() if fnmatchcase(name, options.match)]
-    return [Job(f"{options.width}/{name}", None, full, options.rounds) for name in names]
+    return [Job(f"{options.width}/{name}", None, full, options.rounds, options.cpu) for name in names]
 
 
 def ratio(row: Row, name: str, what: str) -> float:
@@ -230,7 +239,7 @@ def cells(row: Row) -> list[str]:
         found.append(
             "" if outcome is None else "-" if outcome.note and not outcome.removed else f"{outcome.removed:.0%}"
         )
-    for what in ("seconds", "memory"):
+    for what in ("file", "memory", "cut"):
         mine = getattr(row.outcomes.get(OURS, Outcome()), what)
         found.append(f"{statistics.median(mine) * 1e3:.0f}" if mine else "")
         found += [f"{times:.1f}x" if (times := ratio(row, name, what)) else "" for name in (SIM, TORCH)]
@@ -243,7 +252,22 @@ def show(rows: Sequence[Row]) -> None:
     console.width = max(console.width, NARROWEST)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("model", no_wrap=True)
-    names = ("params", "ours", "sim", "simpl.", "t-p", "file ms", "sim", "t-p", "memory ms", "sim", "t-p")
+    names = (
+        "params",
+        "ours",
+        "sim",
+        "simpl.",
+        "t-p",
+        "file ms",
+        "sim",
+        "t-p",
+        "mem. ms",
+        "sim",
+        "t-p",
+        "cut ms",
+        "sim",
+        "t-p",
+    )
     for name in names:
         table.add_column(name, justify="right")
     for row in rows:
@@ -253,18 +277,20 @@ def show(rows: Sequence[Row]) -> None:
         notes = [f"{name} {o.note}" for name, o in row.outcomes.items() if o.note and o.note != NOTHING]
         for note in [row.failure] if row.failure else notes:
             console.print(f"{row.model}: {note}", highlight=False, markup=False)
-    more = [
-        f"{row.model}: {name} {o.removed:.1%}, ours {ours_of(row):.1%} ({o.note or 'runs'})"
-        for row in rows
-        for name, o in row.outcomes.items()
-        if o.removed > ours_of(row) + 5e-4
-    ]
+    more = [text for row in rows for text in beaten(row)]
     console.print("", f"Removed more than ours: {len(more)}", *more, sep="\n", highlight=False, markup=False)
 
 
-def ours_of(row: Row) -> float:
-    """What we removed."""
-    return row.outcomes[OURS].removed if OURS in row.outcomes else 0.0
+def beaten(row: Row) -> list[str]:
+    """The tools that removed more than we did of the same file."""
+    found = []
+    for name, same in ((SIM, OURS), (SIMPLIFIED, OURS_SIMPLIFIED), (TORCH, OURS)):
+        theirs, mine = (row.outcomes.get(n, Outcome()) for n in (name, same))
+        if theirs.removed > mine.removed + 5e-4:
+            found.append(
+                f"{row.model}: {name} {theirs.removed:.1%}, {same} {mine.removed:.1%} ({theirs.note or 'runs'})"
+            )
+    return found
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -274,6 +300,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--width", choices=("small", "full"), default="small")
     parser.add_argument("--match", default="*", help="only those that this glob matches")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cpu", action="store_true", help="seconds of all cores' work, for a machine that is busy")
     parser.add_argument("--timeout", type=float, default=900, help="seconds for one network")
     parser.add_argument("--json", type=Path, help="write all rows here")
     options = parser.parse_args(arguments)

@@ -60,6 +60,12 @@ def turned(steps: str, weights: str = "float[1,6] rate") -> Wiring:
 BY_HALVES = """@x = Slice(@h, v0, v3, v3)  @y = Slice(@h, v3, end, v3)  @n = Neg(@y)  @t = Concat <axis = 3> (@n, @x)
 @c = Mul(@h, cs)  @d = Mul(@t, sn)  @r = Add(@c, @d)"""
 
+BY_WIDTH = "qz = Shape(qh)  wi = Gather(qz, v3)  wf = Cast <to = 1> (wi)  wr = Sqrt(wf)  sc = Div(su, wr)"
+BESIDE_INSIDE = f"""{PROJECTED.replace("(x,", "({x},")} {split_heads()} side = Concat <axis = 0> (bh, sv, v6)
+qm = Reshape(qh, side)  km = Reshape(kh, side)  vm = Reshape(vh, side)  kt = Transpose <perm = [0,2,1]> (km)
+sc = MatMul(qm, kt)  pr = Softmax(sc)  z = MatMul(pr, vm)  out = Concat <axis = 0> (bv, hv, sv, v6)
+zo = Reshape(z, out)  zt = Transpose <perm = [0,2,1,3]> (zo)  zj = Reshape(zt, back)"""
+
 GRAPHS: dict[str, Wiring] = {
     "across": Wiring(
         PLAIN.replace("MatMul(x, k)", "MatMul(m, k)").replace("MatMul(x, v)", "MatMul(m, v)"),
@@ -185,6 +191,52 @@ GRAPHS: dict[str, Wiring] = {
         kt = Transpose <perm = [0,1,3,2]> (kn)  qk = MatMul(qn, kt)  tx = Exp(temperature)  sc = Mul(qk, tx)""",
         {"k:1 o:0 q:1 temperature:0 v:1": 4},
         "float[4,1,1] temperature, float eps = {0.001}",
+    ),
+    "heads that hear each other": scored(  # queries and keys on one side of the mixture, values on the other
+        """RAW st = Transpose <perm = [0,2,3,1]> (su)  sm = MatMul(st, mix)  sc = Transpose <perm = [0,3,1,2]> (sm)""",
+        {"k:1 mix:0 q:1": 4, "mix:1 o:0 v:1": 4},
+        "float[4,4] mix",
+    ),
+    "scores that are scaled by the width": scored(f"RAW {BY_WIDTH}"),
+    "scores that are scaled by the width, dims instead of heads": scored(f"RAW {BY_WIDTH}", {"o:0 v:1": 6})._replace(
+        attention="dims", why="reads its width as a number"
+    ),
+    "scores of channels": Wiring(  # as XCiT: the sum runs over places, the softmax over what is inside of heads
+        f"""{PROJECTED} qa = Reshape(qs, apart)  ka = Reshape(ks, apart)  va = Reshape(vs, apart)
+        qh = Transpose <perm = [0,2,3,1]> (qa)  kh = Transpose <perm = [0,2,1,3]> (ka)
+        vh = Transpose <perm = [0,2,3,1]> (va)  sc = MatMul(qh, kh)  pr = Softmax(sc)  z = MatMul(pr, vh)
+        zt = Transpose <perm = [0,3,1,2]> (z) {JOINED}""",
+        WHOLE,
+        APART,
+    ),
+    "no softmax": Wiring(
+        f"""{PROJECTED} {split_heads()} kt = Transpose <perm = [0,1,3,2]> (kh)  kv = MatMul(kt, vh)  z = MatMul(qh, kv)
+        zt = Transpose <perm = [0,2,1,3]> (z) {JOINED}""",
+        WHOLE,
+        APART,
+    ),
+    "sums by name": Wiring(
+        f"""{PROJECTED} qa = Reshape(qs, apart)  ka = Reshape(ks, apart)  va = Reshape(vs, apart)
+        sc = Einsum <equation = "bshd,bthd->bhst"> (qa, ka)  pr = Softmax(sc)
+        zt = Einsum <equation = "bhst,bthd->bshd"> (pr, va) {JOINED}""",
+        WHOLE,
+        APART,
+    ),
+    "in a branch, heads beside the batch": Wiring(
+        f"""{SIZES} bh = Mul(bv, hv)  y = If (c) <then_branch = yes () => (float[B,S,10] r) {{
+            {BESIDE_INSIDE.format(x="x")}  r = MatMul(zj, o)
+        }}, else_branch = no () => (float[B,S,10] r) {{ r = Neg(x) }}>""",
+        WHOLE,
+        APART,
+        inputs="float[B,S,10] x, bool c",
+    ),
+    "in a loop, heads beside the batch": Wiring(
+        f"""{SIZES} bh = Mul(bv, hv)
+        y = Loop (twice, go, x) <body = one (int64 i, bool on, float[B,S,10] t) => (bool on2, float[B,S,10] r) {{
+            on2 = Identity(on)  {BESIDE_INSIDE.format(x="t")}  m = MatMul(zj, o)  r = Tanh(m)
+        }}>""",
+        WHOLE,
+        f"{APART}, int64 twice = {{2}}, bool go = {{1}}",
     ),
     "a cache from outside": Wiring(
         f"""{PROJECTED} {split_heads("q")} ka = Reshape(ks, apart)  kb = Transpose <perm = [0,2,1,3]> (ka)

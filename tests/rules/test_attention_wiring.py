@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from onnxprune.analysis import Analysis
+from onnxprune.cost import CostModel
+from onnxprune.graph import Graph
+from onnxprune.record import Record
 from tests.rules.wiring import (
     APART,
     ATTENDED,
@@ -230,3 +235,15 @@ GRAPHS: dict[str, Wiring] = {
 @pytest.mark.parametrize("wiring", GRAPHS.values(), ids=GRAPHS)
 def test_what_belongs_to_a_head_goes_with_it_at_every_size(wiring: Wiring) -> None:
     check(wiring)
+
+
+@pytest.mark.parametrize("name", ["shapes computed", "beside the batch", "beside the batch, batch first"])
+def test_multiply_accumulates_are_counted_wherever_the_heads_lie(name: str) -> None:
+    """Four projections, and two products of all places with all places."""
+    wiring = GRAPHS[name]
+    analysis = Analysis(Graph(Record(wiring.model)))
+    first = name == "beside the batch"
+    cost = CostModel(analysis, {"x": (5, 3, 10) if first else (3, 5, 10)})
+    half = np.arange(analysis.units) % 2 == 1
+    assert cost.dense.macs == 3 * 5 * 4 * 10 * 24 + 3 * 5 * 5 * 2 * 24
+    assert cost(half).macs == cost.dense.macs / 2

@@ -74,6 +74,10 @@ class Closure:
             for number in (x, y):
                 self.pin(number, f"{who} ties it to an axis of another, or an unknown, size")
 
+    def sources(self, roots: set[int]) -> set[int]:
+        """The axes, by their roots, that indices of these are picked from."""
+        return {self.root(x) for x, y, _ in self._edges if self.root(y) in roots}
+
     def close(self) -> None:
         """Label all indices. Sets ``root_of``, ``offset``, ``labels`` and ``pinned``."""
         self.root_of = np.fromiter((self.root(i) for i in range(len(self.axes))), np.int64, len(self.axes))

@@ -80,6 +80,7 @@ class CostModel:
         self._codes = np.array([analysis.codes.in_one_element(name) for name in weights], dtype=np.int64)
         stated = (fact for facts in analysis.facts for fact in facts if isinstance(fact, Macs))
         self._macs = _Products(analysis, (fact.axes for fact in stated), bound)
+        self._copies = [pair for pair in graph.copies.items() if _differ(analysis, *pair)]
         self._structure = graph.record.nbytes - sum(nbytes(graph.constant_tensor(n)) for n in weights)
 
     def __call__(self, removed: Mask) -> Cost:
@@ -87,9 +88,36 @@ class CostModel:
         widths = self._analysis.widths(removed)
         elements = self._params(widths)
         weight_bytes = int(((elements * self._bits + 7) // 8).sum())
-        return Cost(int((elements * self._codes).sum()), self._structure + weight_bytes, int(self._macs(widths).sum()))
+        copied, copied_bytes = self._copied(removed)
+        params = int((elements * self._codes).sum()) + copied
+        return Cost(params, self._structure + weight_bytes + copied_bytes, int(self._macs(widths).sum()))
+
+    def _copied(self, removed: Mask) -> tuple[int, int]:
+        """The elements and bytes of copies of shared vectors that are cut otherwise than the vector itself."""
+        elements = total = 0
+        for copy, name in self._copies:
+            kept = [_kept(self._analysis, tensor, removed) for tensor in (copy, name)]
+            if not np.array_equal(kept[0], kept[1]):
+                elements += int(kept[0].sum())
+                total += int(kept[0].sum() * bits(self._analysis.graph.constant_tensor(copy)) + 7) // 8
+        return elements, total
 
     @property
     def dense(self) -> Cost:
         """The cost of the model as it is."""
         return self(np.zeros(self._analysis.units, dtype=bool))
+
+
+def _long_axis(analysis: Analysis, vector: str) -> Axis:
+    dims = analysis.graph.constant_tensor(vector).dims
+    return vector, max(range(len(dims)), key=lambda axis: dims[axis])
+
+
+def _kept(analysis: Analysis, vector: str, removed: Mask) -> Mask:
+    return analysis.kept(_long_axis(analysis, vector), removed)
+
+
+def _differ(analysis: Analysis, copy: str, name: str) -> bool:
+    """Whether a copy of a vector can be cut otherwise than the vector."""
+    spans = [analysis.unit_of[analysis.span(_long_axis(analysis, vector))] for vector in (copy, name)]
+    return not np.array_equal(spans[0], spans[1])

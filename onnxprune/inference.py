@@ -65,7 +65,10 @@ class Inference:
             graph = locate(bare.graph, home.path)
             del graph.value_info[:]
             for value in graph.input:
-                _name_sizes(value.type, home.names[value.name] if home.path else None)
+                if not home.path:
+                    _name_sizes(value.type)
+                elif value.type.tensor_type.HasField("shape"):
+                    value.type.tensor_type.shape.CopyFrom(_open(value.type, home.names[value.name]))
             for output in graph.output:
                 output.type.tensor_type.ClearField("shape")
         for value in bare.graph.input:
@@ -118,7 +121,7 @@ class Inference:
             if inferred_shape is None or not all(isinstance(dim, int) for dim in inferred_shape):
                 kind = onnx.TypeProto()
                 kind.CopyFrom(info.type)
-                _name_sizes(kind)
+                _name_sizes(kind, name)
                 self._learn(name, kind)
         for name, tensor in home.initializers.items():
             self.shapes[name] = tuple(tensor.dims)
@@ -174,18 +177,21 @@ class Inference:
         for op in self.graph.ops:
             for owner in self._entered.get(op.index, ()) if fill else ():
                 self._hand_in(owner)
-            if op.kind == "Shape" and op.ins[0] in shapes:
-                whole = integers.widths(op.ins[0], shapes[op.ins[0]])
-                values[op.out] = whole[op.attr("start", 0) : op.attr("end", len(whole))]
-            elif op.kind == "Size" and op.ins[0] in shapes:
-                values[op.out] = integers.size(op.ins[0], shapes[op.ins[0]])
-            elif op.kind in integers.EVALUATORS and op.domain == "":
-                found = self._evaluate(op, values)
-                if found is not None:
-                    values[op.out] = found
+            found = self._sizes(op, shapes) if op.kind in ("Shape", "Size") else self._evaluate(op, values)
+            if found is not None:
+                values[op.out] = found
             if fill and any(name and self._is_open(name) for name in op.outs):
                 self._fill(op, values)
         return values
+
+    def _sizes(self, op: Op, shapes: dict[str, Shape]) -> Numbers | None:
+        """What ``Shape`` and ``Size`` return."""
+        if op.domain or not op.has(0) or op.ins[0] not in shapes:
+            return None
+        shape = shapes[op.ins[0]]
+        if op.kind == "Size":
+            return integers.size(op.ins[0], shape)
+        return integers.widths(op.ins[0], shape)[op.attr("start", 0) : op.attr("end", len(shape))]
 
     def _number(self, name: str, values: dict[str, Numbers]) -> Numbers | None:
         if name not in values and self.graph.is_constant(name):
@@ -197,6 +203,8 @@ class Inference:
         return values.get(name)
 
     def _evaluate(self, op: Op, values: dict[str, Numbers]) -> Numbers | None:
+        if op.domain or op.kind not in integers.EVALUATORS:
+            return None
         inputs: list[Numbers | None] = []
         for name in op.ins:
             found = self._number(name, values) if name else None
@@ -213,15 +221,12 @@ class Inference:
 
     def _fill(self, op: Op, values: dict[str, Numbers]) -> None:
         """Infer a node's output shapes where ONNX's inference gave up, from the numbers that we know."""
-        slot, made = TARGETED.get(op.kind, (0, reshaped))
-        target = self._number(op.ins[slot], values) if slot and op.has(slot) and op.ins[0] in self.shapes else None
-        copies = not op.attr("allowzero", 0)
-        if op.attr("axes") is not None or op.attr("keep_aspect_ratio_policy", "stretch") != "stretch":
-            target = None  # a Resize that is told less, or does otherwise
-        if target is not None and (copies or all(number.value != 0 for number in target.ravel())):
-            self._merge(op.out, made(self.shapes[op.ins[0]], target, op.out))
-        elif op.kind == "Range" and (length := counted(*(self._number(name, values) for name in op.ins))) is not None:
-            self._merge(op.out, (length,))
+        try:
+            told = self._told(op, values)
+        except (IndexError, ValueError, TypeError):  # a malformed node: its rule will say so
+            told = None
+        if told is not None:
+            self._merge(op.out, told)
         else:
             self._fill_by_schema(op, values)
         rule = load("rules").get((op.domain, op.kind))
@@ -231,6 +236,20 @@ class Inference:
         for name in op.outs:  # what a node picks or decodes is of its table's or its scale's type, not of its codes'
             if name in self.shapes and name not in self.types and kinds:
                 self.types[name] = next((kind for kind in kinds if kind in FLOATS), kinds[0])
+
+    def _told(self, op: Op, values: dict[str, Numbers]) -> Shape | None:
+        """The shape that a node is told to make, by the numbers that it reads."""
+        if op.domain:
+            return None
+        if op.kind == "Range":
+            length = counted(*(self._number(name, values) for name in op.ins))
+            return None if length is None else (length,)
+        slot, made = TARGETED.get(op.kind, (0, reshaped))
+        target = self._number(op.ins[slot], values) if slot and op.has(slot) and op.ins[0] in self.shapes else None
+        if op.attr("axes") is not None or op.attr("keep_aspect_ratio_policy", "stretch") != "stretch":
+            return None  # a Resize that is told less, or does otherwise
+        literal = op.attr("allowzero", 0) and target is not None and any(n.value == 0 for n in target.ravel())
+        return None if target is None or literal else made(self.shapes[op.ins[0]], target, op.out)
 
     def _fill_by_schema(self, op: Op, values: dict[str, Numbers]) -> None:
         rule = load("rules").get((op.domain, op.kind))
@@ -328,13 +347,17 @@ def expanded(shape: Shape, target: Numbers, out: str) -> Shape:
     return tuple(y if x == 1 else x for x, y in zip(a, b, strict=True))
 
 
-def _name_sizes(kind: onnx.TypeProto, inner: str | None = None) -> None:
-    """Tell the names that a file declares for sizes from our own; what it says of a body's input proves nothing."""
+def _name_sizes(kind: onnx.TypeProto, within: str | None = None) -> None:
+    """Tell the names that a file declares for sizes from our own; of what is not an input, they prove nothing."""
     for axis, dim in enumerate(kind.tensor_type.shape.dim):
-        if inner is not None:
-            dim.dim_param = f"?{inner}.{axis}"
-        elif dim.dim_param:
-            dim.dim_param = symbols.atom(dim.dim_param)
+        if dim.dim_param:
+            dim.dim_param = symbols.atom(dim.dim_param) if within is None else f"?{within}.{axis}"
+
+
+def _open(kind: onnx.TypeProto, name: str) -> onnx.TensorShapeProto:
+    """A shape of as many axes, of which nothing else is known: all that a body's input declares for certain."""
+    dims = range(len(kind.tensor_type.shape.dim))
+    return onnx.TensorShapeProto(dim=[onnx.TensorShapeProto.Dimension(dim_param=f"?{name}.{axis}") for axis in dims])
 
 
 def resized(shape: Shape, target: Numbers, out: str) -> Shape:

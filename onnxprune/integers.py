@@ -104,6 +104,16 @@ def _differs_from_negative(a: Dim, b: Dim) -> bool | None:
     return False if any(isinstance(value, int) and value < 0 for value in (a, b)) else None
 
 
+def _multiply(a: Dim, b: Dim) -> Dim | None:
+    """The product, if it is a size: a negative one would be taken for a name."""
+    return _multiply_all(a, b)
+
+
+def _multiply_all(*sizes: Dim) -> Dim | None:
+    negative = any(isinstance(size, int) and size < 0 for size in sizes)
+    return None if negative else reduce(symbols.times, sizes)
+
+
 def _add(a: Dim, b: Dim) -> Dim | None:
     return b if a == 0 else a if b == 0 else None
 
@@ -265,13 +275,13 @@ EVALUATORS: dict[str, Evaluator] = {
     "Concat": _concat,
     "ConstantOfShape": _filled,
     "Expand": _expand,
-    "ReduceProd": _reduced(math.prod, lambda *items: reduce(symbols.times, items)),
+    "ReduceProd": _reduced(math.prod, _multiply_all),
     "ReduceSum": _reduced(sum),
     "ReduceMax": _reduced(max),
     "ReduceMin": _reduced(min),
     "Add": _lifted(operator.add, _add),
     "Sub": _lifted(operator.sub),
-    "Mul": _lifted(operator.mul, symbols.times),
+    "Mul": _lifted(operator.mul, _multiply),
     "Div": _lifted(_divide, symbols.over),
     "Mod": _lifted(lambda a, b: a % b if b else None),
     "Neg": _lifted(operator.neg),

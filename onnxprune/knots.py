@@ -99,6 +99,7 @@ def _heads(closure: Closure, knots: list[Knot], is_head: Callable[[int], bool]) 
     while len(heads) > before:
         before = len(heads)
         heads |= {closure.root(f) for knot in knots if closure.root(knot.flat) in heads for f in knot.factors}
+        heads |= closure.sources(heads)
     return heads
 
 

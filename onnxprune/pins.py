@@ -93,7 +93,7 @@ def protected(graph: Graph, facts: Facts, protection: Protection) -> Iterator[Re
     """
     for pattern in protection.names:
         found = [n for op in graph.ops if fnmatch.fnmatchcase(op.node.name, pattern) for n in _held(graph, op)]
-        found += [n for n in graph.shapes if fnmatch.fnmatchcase(n, pattern)]
+        found += [n for n in graph.shapes if fnmatch.fnmatchcase(graph.copies.get(n, n), pattern)]
         if not found:
             raise UsageError(f"Nothing to protect is called {pattern!r}; `onnxprune inspect` lists the names.")
         for name in found:

@@ -67,7 +67,7 @@ class Record:
     @cached_property
     def structure(self) -> onnx.ModelProto:
         """``proto`` with its local functions written out where they are called; ``proto`` itself if it has none."""
-        return inline_local_functions(self.proto) if self.proto.functions else self.proto
+        return _written_out(self.proto) if self.proto.functions else self.proto
 
     @cached_property
     def sha256(self) -> str:
@@ -124,6 +124,18 @@ class Record:
         if path not in self._maps:
             self._maps[path] = memoryview(_mmap(path))
         return self._maps[path]
+
+
+def _written_out(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Local functions in place of their calls; the version that one imports of local functions says nothing of them."""
+    model = onnx.ModelProto()
+    model.CopyFrom(proto)
+    local = {function.domain for function in model.functions}
+    versions = {opset.domain: opset.version for opset in model.opset_import}
+    for opset in (opset for function in model.functions for opset in function.opset_import):
+        if opset.domain in local and opset.domain in versions:
+            opset.version = versions[opset.domain]
+    return inline_local_functions(model)
 
 
 def _check_container(buffer: memoryview, name: str) -> None:

@@ -39,9 +39,9 @@ def split(dim: Dim) -> Product:
 
 
 def atom(name: str) -> str:
-    """A name that a model declares for a size. One that is a product in the file's own notation proves nothing."""
-    plain = TIMES not in name and not name.isdecimal()
-    return name if plain else f"?{name.replace(TIMES, '·')}"
+    """A name that a model gives to a size. One that reads like a product, or like a name of ours, proves nothing."""
+    plain = TIMES not in name and not name.isdecimal() and settled(name)
+    return name if plain else f"?\0{name.replace(TIMES, '·')}"
 
 
 def times(a: Dim, b: Dim) -> Dim:

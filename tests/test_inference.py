@@ -140,9 +140,9 @@ def test_a_declaration_is_not_believed_against_what_is_computed() -> None:
     assert (found["h"], found["r"]) == (("N", 8), ("N", 8))
 
 
-def test_a_declaration_says_what_nothing_else_does() -> None:
+def test_a_declaration_says_what_nothing_else_does_but_names_prove_nothing() -> None:
     body = "g (float[N,4] x) => (float[N,5] y) <float[8,5] v{more}> {{ h = some.where.Widen(x)  y = MatMul(h, v) }}"
-    for more, known in (("", None), (", float[N,8] h", ("N", 8))):
+    for more, known in (("", None), (", float[N,8] h", ("?h.0", 8))):
         model = parse(body.format(more=more))
         model.opset_import.append(onnx.helper.make_opsetid("some.where", 1))
         assert shapes(model).get("h") == known
@@ -209,3 +209,39 @@ def test_branches_that_hand_out_different_sizes_leave_the_size_open() -> None:
     )
     assert not isinstance(found["z"][0], int)
     assert found["z"][1] == 8
+
+
+MIXED = """g (float[B,S,10] x) => (float[S,B,5] y) <float[10,24] w, float[24,5] v, int64[1] v0 = {{0}},
+    int64[1] v1 = {{1}}, int64[1] four = {{4}}, int64[1] six = {{6}}, int64[1] w24 = {{24}},
+    int64[4] apart = {{0,0,6,4}} {more}> {{
+    h = MatMul(x, w)  a = Reshape(h, apart)  p = Transpose <perm = [0,2,1,3]> (a)  sh = Shape(x)
+    b0 = Gather(sh, v0)  s0 = Gather(sh, v1)  b = {step}(b0, {one})  s = {step}(s0, {one})
+    t = Concat <axis = 0> (s, six, b, four)  e = Reshape(p, t)  f = Relu(e)
+    q = Transpose <perm = [0,2,1,3]> (f)  t2 = Concat <axis = 0> (s, b, w24)  z = Reshape(q, t2)  y = MatMul(z, v)
+}}"""
+
+
+@pytest.mark.parametrize(
+    ("names", "step", "more"),
+    [
+        (("B", "S"), "Mul", ", float[B,6,S,4] e"),
+        (("?e.0", "?e.2"), "Sub", ""),
+        (("unk__0", "unk__1"), "Sub", ""),
+        (("B*S", "S*B"), "Mul", ", float[B,6,S,4] e"),
+    ],
+    ids=["a declared name", "names like ours", "names like those of inference", "names like products"],
+)
+def test_names_do_not_tie_what_is_mixed(names: tuple[str, str], step: str, more: str) -> None:
+    model = parse(MIXED.format(step=step, one="v1" if step == "Mul" else "v0", more=more))
+    for dim, name in zip(model.graph.input[0].type.tensor_type.shape.dim[:2], names, strict=True):
+        dim.dim_param = name
+    removed = every_other(model)
+    assert not removed.any() or difference(model, removed, {"x": (2, 3, 10)}) <= LIMIT
+
+
+def test_malformed_nodes_are_pinned_and_do_not_crash() -> None:
+    for step in ("z = Reshape(h, threes)", "z = Range(threes, threes, threes)", "z = my.dom.Shape()"):
+        text = "g (float[N,4] x) => (float[N,5] y) <float[4,8] w, float[8,5] v, int64[3] threes = {0,0,0}> {"
+        model = parse(text + f" h = MatMul(x, w)  {step}  r = Add(h, z)  y = MatMul(r, v) }}")
+        model.opset_import.append(onnx.helper.make_opsetid("my.dom", 1))
+        assert groups(model) == {}

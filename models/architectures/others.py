@@ -117,7 +117,7 @@ def keras_mobilenet_v2() -> Network:
 def keras_mobilenet_v3() -> Network:
     """MobileNetV3: squeeze and excitation, hard swish."""
     module = library("keras.src.applications.mobilenet_v3")
-    return _picture(module.MobileNetV3Small(input_shape=(32, 32, 3), alpha=0.35, weights=None, classes=10))
+    return _picture(module.MobileNetV3Small((32, 32, 3), 0.35, weights=None, classes=10, include_preprocessing=False))
 
 
 def keras_densenet() -> Network:
@@ -494,6 +494,11 @@ def seed(family: str) -> None:
     if family == "keras":
         library("keras").backend.clear_session()
         library("keras").utils.set_random_seed(SEED)
+    if family == "jax":  # it inlines a function that has the name of an earlier one
+        plugins = library("jax2onnx.plugins.plugin_system")
+        for registry in (plugins.PLUGIN_REGISTRY, plugins.ONNX_FUNCTION_PLUGIN_REGISTRY):
+            for name in [n for n, plugin in registry.items() if isinstance(plugin, plugins.FunctionPlugin)]:
+                del registry[name]
     if family == "paddle":
         library("paddle").seed(SEED)
         library("paddle").utils.unique_name.switch()

@@ -36,6 +36,20 @@ AT_LEAST = {
     "gru_classifier": 0.72,
     "hrnet": 0.74,
     "inception_v3": 0.74,
+    "jax_cnn": 0.66,
+    "jax_mlp": 0.32,
+    "jax_transformer": 0.46,
+    "jax_transformer_functions": 0.46,
+    "keras_bigru": 0.72,
+    "keras_bilstm": 0.72,
+    "keras_densenet": 0.74,
+    "keras_efficientnet": 0.69,
+    "keras_mlp": 0.68,
+    "keras_mobilenet_v2": 0.71,
+    "keras_mobilenet_v3": 0.72,
+    "keras_resnet": 0.71,
+    "keras_transformer": 0.50,
+    "keras_unet": 0.74,
     "llama": 0.40,
     "llama_past": 0.35,
     "lstm_classifier": 0.70,
@@ -47,6 +61,11 @@ AT_LEAST = {
     "mobilevit": 0.64,
     "moe_dense": 0.45,
     "moe_routed": 0.41,
+    "paddle_lstm": 0.69,
+    "paddle_mobilenet": 0.70,
+    "paddle_resnet": 0.74,
+    "paddle_shufflenet": 0.66,
+    "paddle_transformer": 0.46,
     "pixelshuffle_sr": 0.72,
     "recommender": 0.62,
     "regnet_y": 0.72,
@@ -54,10 +73,14 @@ AT_LEAST = {
     "resnet18": 0.71,
     "resnet50": 0.69,
     "resnext50": 0.69,
-    "segformer": 0.32,
+    "segformer": 0.34,
     "seq2seq": 0.69,
     "shufflenet_v1": 0.56,
     "shufflenet_v2": 0.67,
+    "sklearn_boosting": 0.00,
+    "sklearn_logistic": 0.00,
+    "sklearn_mlp": 0.64,
+    "sklearn_pca_mlp": 0.68,
     "ssd_head": 0.58,
     "swin_timm": 0.42,
     "swin_torchvision": 0.44,
@@ -92,6 +115,9 @@ def test_half_of_every_group_goes_and_removing_equals_zeroing(entry: Entry, tmp_
     model = Model(Record(source))
     bench = Bench(model, Evidence(None, None, {}, ("cpu",), 0), source)
     decision = decide(model, Recipe(ratio=0.5, align=1), bench.shapes)
+    if not AT_LEAST[entry.name]:  # its weights are attributes, of which nothing is cut
+        assert decision.plan.empty
+        return
     _, applied = cut_and_prove(bench, decision.removed, tmp_path, None, lambda _: None, keep_unverified=False)
     assert applied.verified
     assert applied.error <= CLOSE

@@ -94,7 +94,7 @@ def mixtral(full: bool) -> Case:
     """Mixtral: of several feed-forwards, each token's router picks two, whose weights are gathered."""
     transformers = library("transformers")
 
-    # A sixteenth of the true feed-forwards: one layer of the original has 1.4 billion parameters.
+    # A sixteenth of the true experts: one layer of the original has 1.4 billion parameters.
     true: Options = {"hidden_size": 1024, "intermediate_size": 3584, "num_attention_heads": 16, "num_hidden_layers": 2}
     small: Options = {**HIDDEN, "num_key_value_heads": 2, "num_local_experts": 4}
     config = transformers.MixtralConfig(**true, num_key_value_heads=4) if full else transformers.MixtralConfig(**small)

@@ -17,7 +17,6 @@ import onnx
 from onnxprune import surgery
 from onnxprune.analysis import Analysis, Model
 from onnxprune.closure import Mask
-from onnxprune.graph import Graph
 from onnxprune.plan import Recipe, decide
 from onnxprune.record import Record
 from tests.benchmarks import speed
@@ -54,7 +53,7 @@ def ours(path: Path, clock: Clock) -> Run:
         scored = clock()
         del arrays, draft, model
         again = clock()
-        analysis = Analysis(Graph(record))
+        analysis = Model(record).analysis
         arrays = [make() for make in surgery.remove(analysis, halved(analysis)).arrays.values()]
         done = clock()
         del arrays

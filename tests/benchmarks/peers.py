@@ -58,7 +58,7 @@ OURS_SIMPLIFIED = "onnxprune, simplified"
 TOOLS = (OURS, SIM, SIMPLIFIED, TORCH)
 NOTHING = "does nothing"
 NARROWEST = 120
-PATIENCE = 120  # seconds for one run of one tool
+PATIENCE = 300  # seconds for one run of one tool
 LONGEST = 240.0  # seconds for all rounds of a network; the first is always finished
 
 Feed = Mapping[str, "np.ndarray[Any, Any]"]

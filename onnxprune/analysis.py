@@ -207,16 +207,23 @@ class Analysis:
 
     @cached_property
     def _head_groups(self) -> frozenset[int]:
-        lying = [self.unit_of[self.closure.span(number)] for number in self.heads if self.closure.sizes[number]]
-        return frozenset(int(group) for units in lying for group in np.unique(self.group_of[units[units >= 0]]))
+        return frozenset(group for number in self.heads for group in self._groups_on(number))
 
     @cached_property
     def approximate(self) -> Mask:
         """For each unit, whether a normalisation runs over it, so that removing it is not zeroing it."""
         found = np.zeros(self.units, dtype=bool)
         for number in self.normalized:
-            units = self.unit_of[self.closure.span(number)] if self.closure.sizes[number] else np.zeros(0, dtype=int)
-            found[units[units >= 0]] = True
+            found[self._units_on(number)] = True
+        return found
+
+    def _units_on(self, number: int) -> NDArray[np.int64]:
+        """The unit of each index of an axis that may go; none, if the axis cannot be cut."""
+        units: NDArray[np.int64] = self.unit_of[self.closure.span(number)]
+        return units[units >= 0]
+
+    def _groups_on(self, number: int) -> list[int]:
+        found: list[int] = np.unique(self.group_of[self._units_on(number)]).tolist()
         return found
 
     def slices(self) -> Iterator[tuple[Axis, NDArray[np.int64]]]:
@@ -251,8 +258,7 @@ class Analysis:
         for number, axis in self.weight_axes:
             root = int(self.closure.root_of[number])
             if root not in groups_at:
-                units = self.unit_of[self.closure.span(number)]
-                groups_at[root] = np.unique(self.group_of[units[units >= 0]]).tolist()
+                groups_at[root] = self._groups_on(number)
             for group in groups_at[root]:
                 found.setdefault(group, []).append(axis)
         return found

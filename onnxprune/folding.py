@@ -18,13 +18,13 @@ from onnx.reference import ReferenceEvaluator
 
 from onnxprune.facts import Macs, Normalized, Pin
 from onnxprune.graph import Graph, Op
-from onnxprune.homes import captures
+from onnxprune.homes import drop_unread
 from onnxprune.record import Array, Record
 from onnxprune.registry import load
 
 LARGEST = 1 << 30  # bytes of a model that is folded: it is held in memory
 MOST_GROWTH = 2  # times the weights that a value is computed from
-FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+COMPUTED = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
 
 
 def folded(graph: Graph) -> Record | None:
@@ -90,7 +90,7 @@ def _is_weight(graph: Graph, name: str, inside: set[int]) -> bool:
     """Whether a node that multiplies and adds reads a value, of two axes at least, that does not leave the model."""
     leaves = any(op.index not in inside and _states(op, Macs) for op, _ in graph.consumers.get(name, ()))
     wide = len(graph.shapes.get(name, ())) > 1 and all(isinstance(size, int) for size in graph.shapes[name])
-    return leaves and wide and graph.types.get(name) in FLOATS and name not in graph.handed_out
+    return leaves and wide and graph.types.get(name) in COMPUTED and name not in graph.handed_out
 
 
 def _elements(graph: Graph, name: str) -> int:
@@ -125,7 +125,8 @@ def _replaced(graph: Graph, region: list[Op], values: dict[str, Array]) -> onnx.
     for place in sorted(places, reverse=True):
         del model.graph.node[place]
     model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in values.items())
-    _drop_unread(model.graph, {name for op in region for name in (*op.outs, *op.node.input)})
+    inputs = {value.name for value in model.graph.input}
+    drop_unread(model.graph, {name for op in region for name in (*op.outs, *op.node.input)} - inputs)
     return model
 
 
@@ -135,20 +136,3 @@ def _whole(graph: Graph, tensor: onnx.TensorProto) -> onnx.TensorProto:
     if data is None:
         return tensor
     return onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, raw_data=bytes(data))
-
-
-def _drop_unread(graph: onnx.GraphProto, names: set[str]) -> None:
-    """Remove nodes and initializers whose outputs, among these names, nothing reads any more."""
-    while True:
-        read = {name for node in graph.node for name in (*node.input, *captures(node))}
-        read.update(output.name for output in graph.output)
-        made = [set(node.output) for node in graph.node]
-        idle = [place for place, outputs in enumerate(made) if outputs <= names and outputs.isdisjoint(read)]
-        for place in reversed(idle):
-            del graph.node[place]
-        if not idle:
-            break
-    listed = {value.name for value in graph.input}
-    unread = [i for i, t in enumerate(graph.initializer) if t.name in names - read and t.name not in listed]
-    for place in reversed(unread):
-        del graph.initializer[place]

@@ -86,3 +86,19 @@ def captures(node: onnx.NodeProto) -> set[str]:
             names |= captures(inner)
         names.update(output.name for output in body.output)
     return names
+
+
+def drop_unread(graph: onnx.GraphProto, names: set[str]) -> None:
+    """Remove what makes or holds these tensors, as far as nothing reads them any more."""
+    while True:
+        read = {name for node in graph.node for name in (*node.input, *captures(node))}
+        read.update(output.name for output in graph.output)
+        unread = names - read
+        idle = [place for place, node in enumerate(graph.node) if node.output and unread.issuperset(node.output)]
+        for place in reversed(idle):
+            del graph.node[place]
+        if not idle:
+            break
+    for field_of in (graph.initializer, graph.input):
+        for place in reversed([place for place, value in enumerate(field_of) if value.name in unread]):
+            del field_of[place]

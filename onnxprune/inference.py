@@ -17,13 +17,13 @@ from onnxprune.homes import Home, bodies, locate
 from onnxprune.integers import Axis, Numbers
 from onnxprune.registry import load
 from onnxprune.symbols import Dim, Shape, settled
+from onnxprune.tensors import FLOATS
 
 if TYPE_CHECKING:
     from onnxprune.graph import Graph, Op
 
 MOST_ROUNDS = 4  # of handing evaluated numbers back to shape inference
 SCAN_WITHOUT_BATCH = 9  # the opset
-FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
 
 
 class Inference:
@@ -105,7 +105,6 @@ class Inference:
         self.shapes.clear()
         for home in self.graph.homes:
             self._learn_home(home, locate(bare.graph, home.path), locate(inferred, home.path))
-
         for copy, name in self.graph.copies.items():
             if name in self.shapes:
                 self.shapes[copy], self.types[copy] = self.shapes[name], self.types[name]

@@ -14,6 +14,7 @@ import onnx
 from onnxprune.facts import Fact, Quantized
 from onnxprune.graph import Graph, Op
 from onnxprune.record import Array
+from onnxprune.tensors import FLOATS
 
 MOVES = {
     *("Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Reshape", "Slice"),
@@ -22,12 +23,8 @@ MOVES = {
 """Operators that leave every code as it is."""
 
 SIZES = ("Shape", "Size")
-NUMBERS = frozenset(
-    getattr(onnx.TensorProto, name) for name in ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "INT64", "BOOL", "STRING")
-)
+NUMBERS = frozenset({*FLOATS, onnx.TensorProto.INT64, onnx.TensorProto.BOOL, onnx.TensorProto.STRING})
 """Types that hold no codes."""
-
-FLOATS = tuple(getattr(onnx.TensorProto, name) for name in ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE"))
 
 Rest = int | str
 """The code that stands for zero: a number, or the tensor that holds it."""

@@ -15,7 +15,7 @@ from onnxprune.analysis import Analysis
 from onnxprune.closure import Mask
 from onnxprune.facts import Count, Positions, Slot, Strided
 from onnxprune.graph import Op, Shape, Sizes
-from onnxprune.homes import Path, captures, locate
+from onnxprune.homes import Path, drop_unread, locate
 from onnxprune.integers import Axis
 from onnxprune.rewire import Rewiring
 from onnxprune.symbols import Dim, Product, split
@@ -48,7 +48,7 @@ class Renumbering:
             for op in carriers[path]:
                 self._rewrite(op)
             self.rewiring.commit()
-        _drop_unread(self.proto.graph, self.replaced)
+        drop_unread(self.proto.graph, self.replaced)
 
     def _rewrite(self, op: Op) -> None:
         fresh: dict[Slot, dict[int | None, Dim]] = defaultdict(dict)
@@ -204,15 +204,3 @@ def _shapes(analysis: Analysis, cut: dict[Axis, int]) -> dict[str, Shape]:
             resized = split(shapes[name][axis])._replace(factor=size).dim
             shapes[name] = (*shapes[name][:axis], resized, *shapes[name][axis + 1 :])
     return shapes
-
-
-def _drop_unread(graph: onnx.GraphProto, names: set[str]) -> None:
-    """Remove constants that nothing reads any more."""
-    read = {name for node in graph.node for name in (*node.input, *captures(node))}
-    unread = names - read - {output.name for output in graph.output}
-    for field_of in (graph.initializer, graph.input):
-        for index in reversed([i for i, value in enumerate(field_of) if value.name in unread]):
-            del field_of[index]
-    idle = [i for i, node in enumerate(graph.node) if node.op_type == "Constant" and node.output[0] in unread]
-    for index in reversed(idle):
-        del graph.node[index]

@@ -76,17 +76,18 @@ def gpt2(full: bool) -> Case:
     return text(transformers.GPT2LMHeadModel(config), config.vocab_size, "logits", use_cache=False)
 
 
+def _llama(transformers: Any, full: bool) -> Any:
+    """Its configuration: the true width of TinyLlama-1.1B with two of its 22 layers, which are all alike."""
+    true: Options = {"hidden_size": 2048, "intermediate_size": 5632, "num_attention_heads": 32, "num_hidden_layers": 2}
+    if full:
+        return transformers.LlamaConfig(**true, num_key_value_heads=4)
+    return transformers.LlamaConfig(**HIDDEN, num_key_value_heads=2)
+
+
 def llama(full: bool) -> Case:
     """Llama: grouped queries, rotary positions, gated feed-forward, RMS normalisation."""
     transformers = library("transformers")
-
-    # The true width of TinyLlama-1.1B with two of its 22 layers, which are all alike.
-    true: Options = {"hidden_size": 2048, "intermediate_size": 5632, "num_attention_heads": 32, "num_hidden_layers": 2}
-    config = (
-        transformers.LlamaConfig(**true, num_key_value_heads=4)
-        if full
-        else transformers.LlamaConfig(**HIDDEN, num_key_value_heads=2)
-    )
+    config = _llama(transformers, full)
     return text(transformers.LlamaForCausalLM(config), config.vocab_size, "logits", use_cache=False)
 
 
@@ -146,13 +147,7 @@ def gpt2_past(full: bool) -> Case:
 def llama_past(full: bool) -> Case:
     """Llama with past keys and values."""
     transformers = library("transformers")
-
-    true: Options = {"hidden_size": 2048, "intermediate_size": 5632, "num_attention_heads": 32, "num_hidden_layers": 2}
-    config = (
-        transformers.LlamaConfig(**true, num_key_value_heads=4)
-        if full
-        else transformers.LlamaConfig(**HIDDEN, num_key_value_heads=2)
-    )
+    config = _llama(transformers, full)
     layers, heads, size = config.num_hidden_layers, config.num_key_value_heads, config.head_dim
     return _cached(transformers.LlamaForCausalLM(config), config.vocab_size, layers, heads, size)
 

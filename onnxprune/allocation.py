@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -13,20 +13,23 @@ from numpy.typing import NDArray
 from onnxprune.analysis import Analysis
 from onnxprune.closure import Mask
 from onnxprune.cost import CostModel
-from onnxprune.criteria import Ranking
 from onnxprune.errors import PruneError, UsageError
+from onnxprune.ranking import Ranking
 
-Measure = Literal["params", "macs"]
+Measure = Literal["params", "macs", "bytes"]
+MEASURES: tuple[Measure, ...] = ("params", "macs", "bytes")
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much to remove. Exactly one of ``ratio``, ``params`` and ``macs`` is given.
+    """How much to remove. Exactly one of ``ratio``, ``params``, ``macs``, ``bytes`` and ``max_drop`` is given.
 
     Attributes:
         ratio: the fraction of each group's units to remove, in [0, 1].
         params: the fraction of the model's parameters to keep, in (0, 1].
         macs: the fraction of the model's multiply-accumulates to keep, in (0, 1].
+        bytes: the fraction of the model's file to keep, in (0, 1].
+        max_drop: how much worse the model may become, in [0, 1]; as much goes as that allows.
         align: kept widths are multiples of this where a group is wide enough; 1 for any width.
         min_keep: the units that every group keeps at least.
     """
@@ -34,19 +37,44 @@ class Budget:
     ratio: float | None = None
     params: float | None = None
     macs: float | None = None
+    bytes: float | None = None
+    max_drop: float | None = None
     align: int = 1
     min_keep: int = 1
 
     def __post_init__(self) -> None:
-        given = {n: v for n in ("ratio", "params", "macs") if (v := getattr(self, n)) is not None}
+        given = {n: v for n in ("ratio", *MEASURES, "max_drop") if (v := getattr(self, n)) is not None}
         if len(given) != 1:
-            raise UsageError(f"Give one of ratio, params and macs; got {', '.join(given) or 'none'}.")
+            raise UsageError(f"Give one of ratio, params, macs, bytes and max_drop; got {', '.join(given) or 'none'}.")
         name, value = next(iter(given.items()))
         if not 0 <= value <= 1:  # NaN fails too
             raise UsageError(f"{name} must lie in [0, 1], not {value!r}.")
         for name in ("align", "min_keep"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)!r}.")
+
+    def part(self, step: int, steps: int) -> Budget:
+        """What of it has gone after so many of so many steps, each of which takes the same fraction of what is left.
+
+        Raises:
+            UsageError: the budget is a loss, which cannot be divided.
+        """
+        if self.max_drop is not None:
+            raise UsageError("A loss cannot be divided into steps; give a ratio, params, macs or bytes.")
+        if self.ratio is not None:
+            return replace(self, ratio=1 - (1 - self.ratio) ** (step / steps))
+        return replace(self, **{self.measure: (self.keep or 0.0) ** (step / steps)})
+
+    @property
+    def measure(self) -> Measure:
+        """What is counted: MACs, where the budget is no measure itself."""
+        return next((name for name in MEASURES if getattr(self, name) is not None), "macs")
+
+    @property
+    def keep(self) -> float | None:
+        """The fraction of it to keep."""
+        found: float | None = getattr(self, self.measure)
+        return found
 
 
 def allocate(analysis: Analysis, ranking: Ranking, budget: Budget, cost: CostModel) -> Mask:
@@ -59,9 +87,7 @@ def allocate(analysis: Analysis, ranking: Ranking, budget: Budget, cost: CostMod
     if budget.ratio is not None:
         ratio = budget.ratio
         return _chosen(analysis, groups, [g.removable(math.floor(ratio * len(g.order))) for g in groups])
-    measure: Measure = "macs" if budget.macs is not None else "params"
-    kept = budget.macs if budget.macs is not None else budget.params
-    return _to_budget(analysis, groups, cost, measure, kept or 0.0)
+    return _to_budget(analysis, groups, cost, budget.measure, budget.keep or 0.0)
 
 
 def auto_align() -> int:
@@ -69,6 +95,14 @@ def auto_align() -> int:
     config = np.show_config(mode="dicts") or {}
     found = config.get("SIMD Extensions", {}).get("found", [])
     return 16 if any("AVX512" in name or name == "X86_V4" for name in found) else 8
+
+
+def out_of_reach(measure: str, keep: float, reached: float) -> PruneError:
+    """What to say of a budget that cannot be met."""
+    return PruneError(
+        f"{measure} cannot be brought to {keep:g} of the model: {reached:.3f} is the least that the alignment,"
+        " --min-keep and what is pinned allow. Try --align 1, or a larger budget."
+    )
 
 
 class _Group:
@@ -82,7 +116,7 @@ class _Group:
         unscored = number in ranking.unscored
         mean = 1.0 if unscored else scores.mean()
         self.relative: NDArray[np.float64] = scores[order] / mean if mean > 0 else scores[order]
-        self.step = _step(len(units), budget.align, analysis.width_per_unit(number))
+        self.step = aligned_step(len(units), budget.align, analysis.width_per_unit(number))
         self.least = len(units) if unscored else min(len(units), budget.min_keep)
 
     def removable(self, wanted: int) -> int:
@@ -95,7 +129,8 @@ class _Group:
         return max(0, count - self.step)
 
 
-def _step(units: int, align: int, per_unit: int) -> int:
+def aligned_step(units: int, align: int, per_unit: int) -> int:
+    """Of what kept widths are multiples in a group of so many units."""
     step = align // math.gcd(align, per_unit)
     while step > units:  # a narrow group cannot reach the alignment; halves of it are the next best
         step //= 2
@@ -130,11 +165,7 @@ def _to_budget(analysis: Analysis, groups: list[_Group], cost: CostModel, measur
     dense = int(getattr(cost.dense, measure))
     least = wanted(len(owner))
     if not fits(least):
-        reached = int(getattr(cost(_chosen(analysis, groups, least)), measure)) / max(dense, 1)
-        raise PruneError(
-            f"{measure} cannot be brought to {keep:g} of the model: {reached:.3f} is the least that the alignment,"
-            " --min-keep and what is pinned allow. Try --align 1, or a larger budget."
-        )
+        raise out_of_reach(measure, keep, int(getattr(cost(_chosen(analysis, groups, least)), measure)) / max(dense, 1))
     counts = wanted(_first(len(owner), lambda run: fits(wanted(run))))
     return _chosen(analysis, groups, _given_back(groups, counts, fits))
 

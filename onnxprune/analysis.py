@@ -239,6 +239,11 @@ class Analysis:
         """The units of a group."""
         return np.flatnonzero(self.group_of == group)
 
+    @cached_property
+    def scales(self) -> frozenset[Axis]:
+        """The axes of constants that a normalisation multiplies its result by."""
+        return frozenset(fact.axis for stated in self.facts for fact in stated if isinstance(fact, facts.Scale))
+
     def least(self) -> Mask:
         """The mask that leaves every group one unit."""
         removed = np.ones(self.units, dtype=bool)

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, overload
 
-from onnxprune import files, inputs, proof, saving, surgery
+from onnxprune import decision, files, inputs, proof, saving, surgery
 from onnxprune import passes as pass_table
 from onnxprune import plan as plans
 from onnxprune.analysis import Model
@@ -20,9 +20,10 @@ from onnxprune.errors import FileError, PruneError, RefusedError, UsageError
 from onnxprune.evidence import Bench, Evidence, attempt, check_memory, load_given
 from onnxprune.explain import Explainer
 from onnxprune.inputs import Data, Shapes
+from onnxprune.metrics import Labels
 from onnxprune.pins import Protection
-from onnxprune.plan import Plan, Recipe
-from onnxprune.record import Array, Record, Source
+from onnxprune.plan import Effort, Plan, Recipe
+from onnxprune.record import Record, Source
 from onnxprune.report import Applied, Inspection, Pruned, Ran, Verified
 from onnxprune.runtime import Session
 from onnxprune.verify import compare
@@ -58,27 +59,39 @@ def explainer(source: Source, **wishes: Any) -> Explainer:
 
 
 def plan(
-    source: Source, *, input_shapes: Mapping[str, Sequence[int]] | None = None, data: Data | None = None, **recipe: Any
+    source: Source,
+    *,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    data: Data | None = None,
+    progress: Progress = _silent,
+    **recipe: Any,
 ) -> Plan:
     """Decide what goes, without touching anything.
 
     Args:
         source: the model.
         input_shapes: for inputs whose shape is open; MACs are counted there.
-        data: the shapes are taken from it if given.
-        **recipe: the fields of `onnxprune.plan.Recipe`.
+        data: calibrates; shapes are taken from it if none are given.
+        progress: called with the name of each stage.
+        **recipe: the fields of `onnxprune.plan.Recipe` and `onnxprune.plan.Effort`.
 
     Raises:
         UsageError: the recipe is not valid.
         PruneError: its budget is out of reach.
     """
-    wanted = _recipe(recipe)
+    wanted, effort = _wishes(recipe)
     model = Model(Record(source), wanted.protection)
     given = dict(input_shapes or {})
-    if data is not None and not given:
-        first = inputs.load_data(model.graph, data)[0]
-        given = dict(inputs.bind(model.graph, {}, [first], lambda _: []))
-    return plans.decide(model, wanted, _bound_or_open(model, given, needed=wanted.macs is not None)).plan
+    if decision.is_plain(wanted, effort):
+        if data is not None and not given:
+            first = inputs.load_data(model.graph, data)[0]
+            given = dict(inputs.bind(model.graph, {}, [first], lambda _: []))
+        return plans.decide(model, wanted, _bound_or_open(model, given, needed=wanted.macs is not None)).plan
+    _ = wanted.budget
+    with _folder(None) as folder:
+        evidence = Evidence(data, samples=effort.samples, input_shapes=given, seed=wanted.seed)
+        bench = Bench(model, evidence, _file(model.record, folder / "dense"))
+        return decision.decide(bench, wanted, effort, progress).plan
 
 
 def prune(
@@ -86,7 +99,10 @@ def prune(
     out: Target | None = None,
     *,
     data: Data | None = None,
-    labels: str | os.PathLike[str] | Array | None = None,
+    labels: str | os.PathLike[str] | Labels | None = None,
+    evaluation: Data | None = None,
+    metric: str | None = None,
+    allow_overlap: bool = False,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     providers: Sequence[str] = ("cpu",),
     in_place: bool = False,
@@ -94,48 +110,56 @@ def prune(
     progress: Progress = _silent,
     **recipe: Any,
 ) -> Pruned:
-    """Plan, remove, prove that removed equals zeroed, measure what it cost, and write the result.
+    """Plan, recover, remove, prove that removed equals zeroed, measure what it cost, and write the result.
+
+    Rows of ``data`` calibrate, drawn at random, as many as ``samples`` says, of labelled data half at most; the others
+    evaluate, unless ``evaluation`` does.
 
     Args:
         source: the model.
         out: where to write; ``None`` writes nothing and only measures.
         data: the user's inputs (see `onnxprune.inputs.load_data`).
-        labels: one whole number per row of the data.
+        labels: what should come out, row by row, of ``evaluation`` or else of ``data`` (see `onnxprune.metrics`).
+        evaluation: inputs that the result is measured on.
+        metric: what is measured with labels; accuracy by default.
+        allow_overlap: evaluate on what calibrates, too.
         input_shapes: for inputs whose shape is open.
         providers: execution providers by name.
         in_place: allow ``out`` to be the source.
         keep_unverified: write even if the proof fails.
         progress: called with the name of each stage.
-        **recipe: the fields of `onnxprune.plan.Recipe`.
+        **recipe: the fields of `onnxprune.plan.Recipe` and `onnxprune.plan.Effort`.
 
     Raises:
         PruneError: the budget is out of reach, or the proof failed; nothing was written.
         UsageError, RefusedError, ProviderError, FileError: see `onnxprune.errors`.
     """
-    wanted = _recipe(recipe)
+    wanted, effort = _wishes(recipe)
     _ = wanted.budget  # refuses nonsense before any work
     progress("reading")
     model = Model(Record(source), wanted.protection)
     target = _target(model.record, out, in_place=in_place)
     progress("analysing")
-    evidence = Evidence(data, labels, input_shapes or {}, providers, wanted.seed)
+    samples = 0 if decision.is_plain(wanted, effort) else effort.samples
+    evidence = Evidence(
+        data, labels, evaluation, metric, samples, allow_overlap, input_shapes or {}, providers, wanted.seed
+    )
     with _folder(target) as folder:
         if not model.analysis.units:
             load_given(model.graph, evidence)  # what is wrong is an error whatever there is to prune
             return _untouched(model, plans.decide(model, wanted).plan, target, folder)
         bench = Bench(model, evidence, _file(model.record, folder / "dense"))
-        progress("scoring")
-        decision = plans.decide(model, wanted, bench.shapes)
-        if decision.plan.empty:
-            return _untouched(model, decision.plan, target, folder)
+        decided = decision.decide(bench, wanted, effort, progress)
+        if decided.plan.empty:
+            return _untouched(model, decided.plan, target, folder)
         cut, applied = proof.cut_and_prove(
-            bench, decision.removed, folder, target, progress, keep_unverified=keep_unverified
+            bench, decided.model, decided.removed, folder, target, progress, keep_unverified=keep_unverified
         )
         progress("measuring")
         fidelity = proof.fidelity(bench, cut)
         if target is not None:
             saving.publish(cut, target)
-    return Pruned(decision.plan, applied, fidelity, str(target) if target else "")
+    return Pruned(decided.plan, applied.noting(decided.note), fidelity, str(target) if target else "")
 
 
 def apply(
@@ -148,9 +172,22 @@ def apply(
     providers: Sequence[str] = ("cpu",),
     in_place: bool = False,
     keep_unverified: bool = False,
+    recover: str | None = None,
     progress: Progress = _silent,
 ) -> Applied:
-    """Do what a plan says, prove it, and write the result. The same plan gives the same bytes.
+    """Do what a plan says, prove it, and write the result. The same plan, and the same data, give the same bytes.
+
+    Args:
+        source: the model.
+        plan: the plan, or its file.
+        out: where to write.
+        data: the user's inputs; what a plan was made with, if it recovers with data.
+        input_shapes: for inputs whose shape is open.
+        providers: execution providers by name.
+        in_place: allow ``out`` to be the source.
+        keep_unverified: write even if the proof fails.
+        recover: ``"none"`` leaves every kept weight as it is, whatever the plan says.
+        progress: called with the name of each stage.
 
     Raises:
         RefusedError: the plan is not one, or not for this model.
@@ -169,8 +206,13 @@ def apply(
             _untouched(model, wanted, target, folder)
             return Applied.nothing(str(target), "The plan removes nothing.")
         shapes = input_shapes or ({} if data is not None else planned)
-        bench = Bench(model, Evidence(data, None, shapes, providers), _file(model.record, folder / "dense"))
-        cut, applied = proof.cut_and_prove(bench, removed, folder, target, progress, keep_unverified=keep_unverified)
+        samples, seed = (0 if recover == "none" else wanted.samples), wanted.seed
+        evidence = Evidence(data, samples=samples, input_shapes=shapes, providers=providers, seed=seed)
+        bench = Bench(model, evidence, _file(model.record, folder / "dense"))
+        final, gone = (model, removed) if recover == "none" else decision.refitted(bench, wanted, removed, progress)
+        cut, applied = proof.cut_and_prove(
+            bench, final, gone, folder, target, progress, keep_unverified=keep_unverified
+        )
         saving.publish(cut, target)
     return applied
 
@@ -202,7 +244,7 @@ def verify(
     check_memory(other.graph)
     with _folder(None) as folder:
         first, second = _file(model.record, folder / "reference"), _file(other.record, folder / "candidate")
-        bench = Bench(model, Evidence(data, None, shapes, providers, seed), first)
+        bench = Bench(model, Evidence(data, input_shapes=shapes, providers=providers, seed=seed), first)
         if wanted is not None:
             first = saving.write(surgery.zero(model.analysis, removed), folder / "zeroed", "zeroed.onnx")
         found = {
@@ -273,6 +315,12 @@ def _recipe(given: Mapping[str, Any]) -> Recipe:
     if not set(given) <= known:
         raise UsageError(f"There is no option {sorted(set(given) - known)[0]!r}; known: {', '.join(sorted(known))}.")
     return Recipe(**given)
+
+
+def _wishes(given: Mapping[str, Any]) -> tuple[Recipe, Effort]:
+    efforts = {f.name for f in fields(Effort)}
+    effort = Effort(**{name: value for name, value in given.items() if name in efforts})
+    return _recipe({name: value for name, value in given.items() if name not in efforts}), effort
 
 
 @overload

@@ -16,12 +16,15 @@ import click
 from rich.console import Console
 
 from onnxprune import api, files, render
+from onnxprune.criteria.base import Criterion
 from onnxprune.errors import FileError, PruneError
 from onnxprune.inputs import parse_shape
 from onnxprune.operators import page, registered, unknown
 from onnxprune.options import (
     BUDGET,
     DATA,
+    EFFORT,
+    EVALUATION,
     IN_PLACE,
     JSON,
     KEEP_UNVERIFIED,
@@ -165,7 +168,8 @@ def explain(model: str, tensor: str, group: int, op: str, json_to: str | None, *
 @OUT
 @BUDGET
 @DATA
-@click.option("--labels", metavar="FILE", help="One whole number per row of the data, as .npy: measures accuracy.")
+@EFFORT
+@EVALUATION
 @SHAPE
 @PROVIDER
 @click.option("--plan", "plan_to", metavar="FILE", help="Also write the plan.")
@@ -182,8 +186,12 @@ def prune(
     json_to: str | None,
     **options: Any,
 ) -> None:
-    """Plan, remove, prove that removed equals zeroed, measure, and write OUT."""
-    given = [options["data"], options["labels"]]
+    """Plan, recover, remove, prove that removed equals zeroed, measure, and write OUT.
+
+    With --data, the weights that stay are refitted so that outputs stay close
+    to what they were; without, the same is done on inputs that are made up.
+    """
+    given = [options["data"], options["labels"], options["evaluation"]]
     _check_files(given, [out])
     _check_files([model, out, *given], [plan_to, report_to, json_to])
     with _progress() as progress:
@@ -200,14 +208,14 @@ def prune(
 @OUT
 @BUDGET
 @DATA
+@EFFORT
 @SHAPE
 @JSON
 def plan(model: str, out: str, input_shapes: Sequence[str], json_to: str | None, **options: Any) -> None:
     """Decide what goes, and write the decision to OUT for people, diffs and `apply`."""
     _check_files([model, options["data"]], [out, json_to])
     with _progress() as progress:
-        progress("planning")
-        result = api.plan(model, input_shapes=_shapes(input_shapes), **options)
+        result = api.plan(model, input_shapes=_shapes(input_shapes), progress=progress, **options)
     _write(out, result.dumps())
     plain = {"out": out, "cost": result.cost, "groups": [{**g, "kept": len(g["kept"])} for g in result.groups]}
     _show(plain, json_to, lambda console: render.planned(console, result, out))
@@ -222,6 +230,7 @@ def plan(model: str, out: str, input_shapes: Sequence[str], json_to: str | None,
 @PROVIDER
 @IN_PLACE
 @KEEP_UNVERIFIED
+@click.option("--recover", type=click.Choice(["none"]), help="Leave kept weights as they are, whatever PLAN says.")
 @JSON
 def apply(model: str, plan: str, out: str, input_shapes: Sequence[str], json_to: str | None, **options: Any) -> None:
     """Do to MODEL what PLAN says, prove it, and write OUT."""
@@ -291,8 +300,12 @@ def passes(json_to: str | None) -> None:
 @main.command()
 @JSON
 def criteria(json_to: str | None) -> None:
-    """List the criteria."""
-    _list(load("criteria"), json_to)
+    """List the criteria: what each needs, what it computes, and where it is from."""
+    _check_files([], [json_to])
+    table: dict[str, Criterion] = load("criteria")
+    found = [table[name] for name in sorted(table)]
+    plain = {c.name: {"needs": c.needs, "formula": c.formula, "source": c.source} for c in found}
+    _show(plain, json_to, lambda console: render.criteria(console, found))
 
 
 @main.command()

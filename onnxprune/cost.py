@@ -68,6 +68,7 @@ class CostModel:
 
     def __init__(self, analysis: Analysis, input_shapes: Mapping[str, Sequence[int]] | None = None) -> None:
         graph = analysis.graph
+        self.input_shapes, self.units = dict(input_shapes or {}), analysis.units
         bound = Graph(graph.record, input_shapes) if input_shapes else graph
         weights = [
             n

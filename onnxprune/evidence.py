@@ -8,16 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnx
 
-from onnxprune import inputs, runtime
+from onnxprune import inputs, metrics, runtime, sampling
 from onnxprune.analysis import Model
 from onnxprune.errors import PruneError, RefusedError, UsageError
 from onnxprune.graph import Graph
 from onnxprune.inputs import Data, Feed, Shapes
-from onnxprune.record import Array
+from onnxprune.metrics import Labels, Metric
 from onnxprune.runtime import ExecutionError, Session
 from onnxprune.tensors import KNOWN_TYPES
 
@@ -31,14 +31,22 @@ class Evidence:
 
     Attributes:
         data: the user's inputs (see `onnxprune.inputs.load_data`).
-        labels: one whole number per row of the data.
+        labels: what the evaluation data should give, row by row: of ``evaluation``, or else of ``data``.
+        evaluation: what the result is measured on, if not on what of ``data`` is left by the calibration.
+        metric: what is measured with labels (see `onnxprune.metrics`).
+        samples: how many rows of ``data`` calibrate, at most; 0 where nothing is to be calibrated.
+        allow_overlap: whether calibration rows may be among the evaluation rows.
         input_shapes: for inputs whose shape is open.
         providers: execution providers by name; the first also measures fidelity and latency.
         seed: of generated inputs.
     """
 
     data: Data | None = None
-    labels: str | os.PathLike[str] | Array | None = None
+    labels: str | os.PathLike[str] | Labels | None = None
+    evaluation: Data | None = None
+    metric: str | None = None
+    samples: int = 0
+    allow_overlap: bool = False
     input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     providers: Sequence[str] = ("cpu",)
     seed: int = 0
@@ -61,17 +69,43 @@ class Bench:
 
     def __init__(self, model: Model, evidence: Evidence, dense: Path) -> None:
         self.model, self.evidence = model, evidence
-        self.feeds, self.labels = load_given(model.graph, evidence)
+        given = load_given(model.graph, evidence)
+        self.feeds, self.labels, self.metric = given.evaluation or given.data, given.labels, given.metric
         inputs.check_tensors(model.graph)
         check_memory(model.graph)
         self.session = self._load(dense)
         run = partial(attempt, self.session)
         self.shapes: Shapes = inputs.bind(model.graph, evidence.input_shapes, self.feeds, run)
+        self.calibration: list[Feed] = []
+        self.seen = False  # whether the feeds calibrate, too
+        if given.data and evidence.samples:
+            self._divide(given)
         self.seeded = inputs.seeded(model.graph, self.shapes, evidence.seed, run, doubtful=not self.feeds)
         try:
             self.session.run(self.feeds[0] if self.feeds else self.one_row())
         except ExecutionError as error:
             raise RefusedError(f"The input model does not run: {error}") from error
+
+    def _divide(self, given: Given) -> None:
+        """Draw what calibrates; what is left evaluates, unless other data do."""
+        graph, evidence = self.model.graph, self.evidence
+        apart = bool(given.evaluation)
+        labelled = given.labels is not None and not apart
+        parts = sampling.split(
+            graph,
+            given.data,
+            self.shapes,
+            evidence.samples,
+            evidence.seed,
+            labelled=labelled and not evidence.allow_overlap,
+        )
+        self.calibration = parts.calibration
+        if apart and not evidence.allow_overlap:
+            sampling.refuse_overlap(parts.calibration, given.evaluation)
+        elif not apart and not evidence.allow_overlap:
+            self.feeds, self.seen = parts.evaluation, parts.seen
+            if given.labels is not None and not parts.seen:
+                self.labels = metrics.picked(given.labels, parts.rows)
 
     def _load(self, dense: Path) -> Session:
         try:
@@ -95,7 +129,16 @@ class Bench:
         return [*self.seeded, *self.feeds[:2]]
 
 
-def load_given(graph: Graph, evidence: Evidence) -> tuple[list[Feed], Array | None]:
+class Given(NamedTuple):
+    """What the user gave, read and checked; labels are of the evaluation data, or else of the data."""
+
+    data: list[Feed]
+    evaluation: list[Feed]
+    labels: Labels | None
+    metric: Metric | None
+
+
+def load_given(graph: Graph, evidence: Evidence) -> Given:
     """The user's data and labels, read and checked, once the rest of what was given makes sense.
 
     Raises:
@@ -105,10 +148,17 @@ def load_given(graph: Graph, evidence: Evidence) -> tuple[list[Feed], Array | No
     for name in evidence.providers:
         runtime.provider(name)
     inputs.check_given(graph, evidence.input_shapes)
-    feeds = inputs.load_data(graph, evidence.data) if evidence.data is not None else []
-    if evidence.labels is not None and not feeds:
+    metric = metrics.find(evidence.metric or "accuracy")
+    data, evaluation = (
+        inputs.load_data(graph, source) if source is not None else [] for source in (evidence.data, evidence.evaluation)
+    )
+    if evidence.labels is None:
+        if evidence.metric is not None and metric.needs_labels:
+            raise UsageError(f"Metric {metric.name!r} needs labels: give --labels.")
+        return Given(data, evaluation, None, metric if evidence.metric else None)
+    if not (evaluation or data):
         raise UsageError("Labels need data: give both.")
-    return feeds, None if evidence.labels is None else inputs.read_labels(evidence.labels, rows(feeds))
+    return Given(data, evaluation, metrics.read_labels(evidence.labels, rows(evaluation or data), metric), metric)
 
 
 def check_memory(graph: Graph) -> None:

@@ -12,7 +12,8 @@ About indices:
 * `Pole`: the operator is not finite where this operand is zero;
 * `Batch`: an axis along which two activations are multiplied, i.e. attention heads;
 * `Free`: an axis that the rule has looked at and claims nothing about;
-* `Quantized`: a tensor holds codes; which value each stands for.
+* `Quantized`: a tensor holds codes; which value each stands for;
+* `Scale`: what the operator multiplies its normalised input by.
 
 About the numbers that a node carries, which must follow a cut:
 
@@ -118,6 +119,12 @@ class Quantized(NamedTuple):
     bits: int = 0
 
 
+class Scale(NamedTuple):
+    """The node normalises its input and multiplies each index of it by this one's."""
+
+    axis: Axis
+
+
 class Count(NamedTuple):
     """Element ``element`` of a node's number is the count of kept indices in ``[low, high)`` of an axis.
 
@@ -156,7 +163,22 @@ class Macs(NamedTuple):
     axes: tuple[Axis, ...]
 
 
-Fact = Tie | Product | Pin | Normalized | Sum | Pole | Batch | Free | Quantized | Count | Positions | Strided | Macs
+Fact = (
+    Tie
+    | Product
+    | Pin
+    | Normalized
+    | Sum
+    | Pole
+    | Batch
+    | Free
+    | Quantized
+    | Scale
+    | Count
+    | Positions
+    | Strided
+    | Macs
+)
 
 
 def ties(fact: Fact) -> Iterator[tuple[Axis, Axis]]:

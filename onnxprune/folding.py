@@ -117,10 +117,7 @@ def _computed(graph: Graph, region: list[Op], wanted: list[str]) -> dict[str, Ar
 
 def _replaced(graph: Graph, region: list[Op], values: dict[str, Array]) -> onnx.ModelProto:
     """The whole model, weights included, with these values as initializers and without what only made them."""
-    model = onnx.ModelProto()
-    model.CopyFrom(graph.record.structure)
-    for tensor in model.graph.initializer:
-        tensor.CopyFrom(_whole(graph, tensor))
+    model = graph.record.whole()
     places = {op.place for op in region if not values.keys().isdisjoint(op.outs)}
     for place in sorted(places, reverse=True):
         del model.graph.node[place]
@@ -128,11 +125,3 @@ def _replaced(graph: Graph, region: list[Op], values: dict[str, Array]) -> onnx.
     inputs = {value.name for value in model.graph.input}
     drop_unread(model.graph, {name for op in region for name in (*op.outs, *op.node.input)} - inputs)
     return model
-
-
-def _whole(graph: Graph, tensor: onnx.TensorProto) -> onnx.TensorProto:
-    """An initializer with its data, however it was stored."""
-    data = graph.record.raw(tensor.name)
-    if data is None:
-        return tensor
-    return onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, raw_data=bytes(data))

@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
+from onnxprune.methods import METHODS
 from onnxprune.pins import ATTENTION
+from onnxprune.plan import SCHEDULES
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -63,16 +65,44 @@ BUDGET = _options(
     click.option("--ratio", type=float, help="Fraction of each group's units to remove."),
     click.option("--params", type=float, help="Fraction of the model's parameters to keep."),
     click.option("--macs", type=float, help="Fraction of the model's multiply-accumulates to keep."),
-    click.option("--criterion", default="l2", show_default=True, help="What units are scored by; see `criteria`."),
+    click.option("--bytes", type=float, help="Fraction of the model's file to keep."),
+    click.option("--max-drop", type=float, help="Remove as much as makes the model worse by this, measured on data."),
+    click.option("--step", metavar="K/N", help="Only the K-th of N steps to the budget, to train in between."),
+    click.option(
+        "--criterion", help="What units are scored by; see `criteria`.  [default: obs, or l2 with --recover none]"
+    ),
     click.option("--align", type=_Numbered(), default="auto", show_default=True, help="Keep multiples of this width."),
     click.option("--min-keep", type=int, default=1, show_default=True, help="Units that every group keeps."),
     WISHES,
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random."),
 )
+EFFORT = _options(
+    click.option(
+        "--recover",
+        type=click.Choice(list(METHODS)),
+        default="auto",
+        show_default=True,
+        help="How what is left makes up for what went; with none, kept weights stay as they are.",
+    ),
+    click.option(
+        "--schedule",
+        type=click.Choice(SCHEDULES),
+        default="auto",
+        show_default=True,
+        help="Whether the budget is spent at once, bit by bit, or in steps that may be taken back.",
+    ),
+    click.option("--samples", type=int, default=256, show_default=True, help="Rows of --data that calibrate."),
+)
+EVALUATION = _options(
+    click.option("--labels", metavar="FILE", help="What should come out, for --eval or else for the rest of --data."),
+    click.option("--metric", help="accuracy, top5, f1, auc, …, or module:function.  [default: accuracy]"),
+    click.option("--eval", "evaluation", metavar="PATH", help="Inputs to measure on, other than those of --data."),
+    click.option("--allow-overlap", is_flag=True, help="Measure on what calibrated, too."),
+)
 SHAPE = click.option(
     "--input-shape", "input_shapes", multiple=True, metavar="NAME:1x3x224x224", help="For inputs whose shape is open."
 )
-DATA = click.option("--data", metavar="PATH", help="Inputs: an .npz, an .npy, or a folder of them.")
+DATA = click.option("--data", metavar="PATH", help="Real inputs: an .npz, an .npy, or a folder of them.")
 PROVIDER = click.option(
     "--provider", "providers", multiple=True, default=("cpu",), show_default=True, help="cpu, cuda, …; repeatable."
 )

@@ -19,13 +19,15 @@ from onnxprune.allocation import Budget, allocate, auto_align
 from onnxprune.analysis import Analysis, Model
 from onnxprune.closure import Mask
 from onnxprune.cost import CostModel
-from onnxprune.criteria import Ranking, rank
 from onnxprune.errors import RefusedError, UsageError, unknown
+from onnxprune.methods import METHODS
 from onnxprune.pins import ATTENTION, Protection
+from onnxprune.ranking import rank
 from onnxprune.record import Record
 
 FORMAT = "onnxprune-plan"
 VERSION = 1
+SCHEDULES = ("auto", "one-shot", "iterative", "dynamic")
 
 Keep = dict[str, dict[int, list[int]]]
 
@@ -35,8 +37,11 @@ class Recipe:
     """What the user asked for.
 
     Attributes:
-        ratio, params, macs: the budget; exactly one is given (see `onnxprune.allocation.Budget`).
-        criterion: the name of a criterion.
+        ratio, params, macs, bytes, max_drop: the budget; exactly one is given (see `onnxprune.allocation.Budget`).
+        criterion: the name of a criterion, or a combination of several (`onnxprune criteria` lists them); ``"auto"``
+            tries several and keeps the one whose result differs least on held-out data; by default ``obs`` where what
+            is left is recovered, else ``l2``.
+        step: ``"K/N"``: only the K-th of N equal steps towards the budget, for whoever trains in between.
         align: kept widths are multiples of this; ``"auto"`` is 16 on CPUs with AVX-512, else 8.
         min_keep: the units that every group keeps at least.
         protect: names or globs of nodes and tensors that stay whole.
@@ -49,7 +54,10 @@ class Recipe:
     ratio: float | None = None
     params: float | None = None
     macs: float | None = None
-    criterion: str = "l2"
+    bytes: float | None = None
+    max_drop: float | None = None
+    criterion: str | None = None
+    step: str | None = None
     align: int | str = "auto"
     min_keep: int = 1
     protect: tuple[str, ...] = ()
@@ -85,7 +93,45 @@ class Recipe:
         if self.seed < 0:
             raise UsageError(f"seed must be at least 0, not {self.seed!r}.")
         align = auto_align() if self.align == "auto" else int(self.align)
-        return Budget(self.ratio, self.params, self.macs, align, self.min_keep)
+        whole = Budget(self.ratio, self.params, self.macs, self.bytes, self.max_drop, align, self.min_keep)
+        return whole if self.step is None else whole.part(*_fraction(self.step))
+
+
+def _fraction(text: str) -> tuple[int, int]:
+    """K and N of ``K/N``.
+
+    Raises:
+        UsageError: it is written otherwise.
+    """
+    found = re.fullmatch("([1-9][0-9]{0,3})/([1-9][0-9]{0,3})", text)
+    if not found or int(found[1]) > int(found[2]):
+        raise UsageError(f"A step is written K/N, the K-th of N, not {text!r}.")
+    return int(found[1]), int(found[2])
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What is done for accuracy.
+
+    Attributes:
+        recover: how what is left makes up for what went, see `onnxprune.methods.METHODS`; ``"none"`` leaves every kept
+            weight as it is, bit for bit.
+        schedule: ``"one-shot"`` measures loss curves once, ``"iterative"`` anew after each part of the budget,
+            ``"dynamic"`` goes in steps that held-out data accept or roll back, ``"auto"`` tries the first two.
+        samples: how many rows of the data calibrate, at most.
+    """
+
+    recover: str = "auto"
+    schedule: str = "auto"
+    samples: int = 256
+
+    def __post_init__(self) -> None:
+        if self.recover not in METHODS:
+            raise unknown("recovery", self.recover, METHODS)
+        if self.schedule not in SCHEDULES:
+            raise unknown("schedule", self.schedule, SCHEDULES)
+        if self.samples < 1:
+            raise UsageError(f"samples must be at least 1, not {self.samples!r}.")
 
 
 @dataclass(frozen=True)
@@ -98,6 +144,7 @@ class Plan:
         keep: for each constant tensor that is cut, the kept indices of each axis.
         groups: for each group its units, which are kept, and the weight axes it cuts.
         cost: before and after.
+        recovery: how what is left was made to make up for what went, and what held-out data said; empty if it was not.
     """
 
     source: dict[str, Any]
@@ -105,11 +152,22 @@ class Plan:
     keep: Keep
     groups: list[dict[str, Any]] = field(default_factory=list)
     cost: dict[str, dict[str, int]] = field(default_factory=dict)
+    recovery: dict[str, Any] = field(default_factory=dict)
 
     @property
     def empty(self) -> bool:
         """Whether the plan removes nothing."""
         return not self.keep
+
+    @property
+    def samples(self) -> int:
+        """How many rows of the user's data calibrated."""
+        return int(self.recovery.get("samples", 0)) if self.recovery.get("data") == "given" else 0
+
+    @property
+    def seed(self) -> int:
+        """Of everything random."""
+        return int(self.recipe.get("seed", 0))
 
     @property
     def protection(self) -> Protection:
@@ -137,9 +195,11 @@ class Plan:
             if document["format"] != FORMAT or type(document["version"]) is not int or document["version"] != VERSION:
                 raise RefusedError(f"{name!r} is not a plan of format {FORMAT!r}, version {VERSION}.")
             parts = {key: _typed(document[key], kind, repr(key)) for key, kind in PARTS.items()}
+            parts["recovery"] = _typed(document.get("recovery", {}), dict, "'recovery'")
             keep = {n: _axes(axes, n) for n, axes in parts.pop("keep").items()}
             _typed(parts["source"]["sha256"], str, "sha256")
             _check_recipe(parts["recipe"])
+            _check_recovery(parts["recovery"])
         except KeyError as error:
             raise RefusedError(f"{name!r} is not a plan: it has no {error}.") from error
         except RecursionError as error:
@@ -180,9 +240,21 @@ def _check_recipe(recipe: Mapping[str, Any]) -> None:
     """What applying a plan reads of its recipe."""
     for pattern in _typed(recipe.get("protect", []), list, "protect"):
         _typed(pattern, str, "protect")
+    if _typed(recipe.get("seed", 0), int, "seed") < 0:
+        raise ValueError("seed is negative")
     for shape in _typed(recipe.get("input_shapes", {}), dict, "input_shapes").values():
         if any(_typed(size, int, "a size") < 1 for size in _typed(shape, list, "input_shapes")):
             raise ValueError("an input shape has sizes that are not positive")
+
+
+def _check_recovery(recovery: Mapping[str, Any]) -> None:
+    """What applying a plan reads of its recovery."""
+    if recovery and _typed(recovery.get("recover"), str, "recover") not in METHODS:
+        raise ValueError(f"recovery {recovery['recover']!r} is not known")
+    if recovery and (
+        recovery.get("data") not in ("given", "synthetic") or _typed(recovery.get("samples"), int, "samples") < 0
+    ):
+        raise ValueError("what it recovers with is not known")
 
 
 @dataclass(frozen=True)
@@ -194,27 +266,42 @@ class Decision:
 
 
 def decide(model: Model, recipe: Recipe, input_shapes: Mapping[str, Sequence[int]] | None = None) -> Decision:
-    """Score, allocate, and write down what goes.
+    """Score the weights, allocate, and write down what goes.
 
     Raises:
-        UsageError: the recipe is not valid.
+        UsageError: the recipe is not valid, or asks for what only data can tell.
         PruneError: its budget is out of reach.
     """
     budget = recipe.budget
+    if budget.max_drop is not None:
+        raise UsageError("How much a model may become worse is measured: --max-drop needs --data, and recovery.")
     hashing = ThreadPoolExecutor(1).submit(source_of, model.record)  # hashing leaves the interpreter free
+    ranking = rank(model.analysis, recipe.criterion or "l2", recipe.seed, ratio=budget.ratio)
+    cost = CostModel(model.analysis, input_shapes)
+    removed = allocate(model.analysis, ranking, budget, cost)
+    return Decision(written(model, recipe, cost, removed, ranking.unscored, hashing.result()), removed)
+
+
+def written(
+    model: Model,
+    recipe: Recipe,
+    cost: CostModel,
+    removed: Mask,
+    unscored: Mapping[int, str],
+    source: dict[str, Any],
+    recovery: Mapping[str, Any] | None = None,
+) -> Plan:
+    """The plan that removes these units."""
     analysis = model.analysis
-    ranking = rank(analysis, recipe.criterion, recipe.seed)
-    cost = CostModel(analysis, input_shapes)
-    removed = allocate(analysis, ranking, budget, cost)
-    written = {**asdict(recipe), "align": budget.align, "protect": list(recipe.protect)}
-    plan = Plan(
-        source=hashing.result(),
-        recipe={**written, "input_shapes": {n: list(s) for n, s in (input_shapes or {}).items()}},
+    asked = {**asdict(recipe), "align": recipe.budget.align, "protect": list(recipe.protect)}
+    return Plan(
+        source=source,
+        recipe={**asked, "input_shapes": {n: list(s) for n, s in cost.input_shapes.items()}},
         keep=surgery.keeps(analysis, removed),
-        groups=[_group(analysis, ranking, removed, g) for g in range(analysis.groups)],
+        groups=[_group(analysis, unscored, removed, g) for g in range(analysis.groups)],
         cost={"before": cost.dense.to_json(), "after": cost(removed).to_json()},
+        recovery=dict(recovery or {}),
     )
-    return Decision(plan, removed)
 
 
 def source_of(record: Record) -> dict[str, Any]:
@@ -223,7 +310,7 @@ def source_of(record: Record) -> dict[str, Any]:
     return {"name": name, "sha256": record.sha256, "bytes": record.nbytes}
 
 
-def _group(analysis: Analysis, ranking: Ranking, removed: Mask, group: int) -> dict[str, Any]:
+def _group(analysis: Analysis, unscored: Mapping[int, str], removed: Mask, group: int) -> dict[str, Any]:
     units = analysis.members(group)
     found: dict[str, Any] = {
         "id": group,
@@ -234,8 +321,8 @@ def _group(analysis: Analysis, ranking: Ranking, removed: Mask, group: int) -> d
     }
     if analysis.approximate[units].any():
         found["mask_equivalent"] = False
-    if group in ranking.unscored:
-        found["stays"] = ranking.unscored[group]
+    if group in unscored:
+        found["stays"] = unscored[group]
     return found
 
 

@@ -7,18 +7,20 @@ from pathlib import Path
 
 import onnx
 
-from onnxprune import files, runtime, saving, surgery
+from onnxprune import files, metrics, runtime, saving, surgery
+from onnxprune.analysis import Model
 from onnxprune.closure import Mask
 from onnxprune.errors import PruneError
 from onnxprune.evidence import Bench, rows
 from onnxprune.record import Record
 from onnxprune.report import Applied, Fidelity, Proof
 from onnxprune.runtime import Session
-from onnxprune.verify import Comparison, accuracy, compare, failures, forgive_rounding
+from onnxprune.verify import Comparison, compare, failures, forgive_rounding
 
 
 def cut_and_prove(
     bench: Bench,
+    model: Model,
     removed: Mask,
     folder: Path,
     target: Path | None,
@@ -28,13 +30,22 @@ def cut_and_prove(
 ) -> tuple[Path, Applied]:
     """Write the removed and the zeroed model into a folder, and compare them on every provider.
 
+    Args:
+        bench: the source, and what models are run on.
+        model: the source, or what recovery made of it, still uncut.
+        removed: the units that go.
+        folder: where to write.
+        target: where the result will lie, for its name.
+        progress: called with the name of each stage.
+        keep_unverified: go on if the proof fails.
+
     Returns:
         Where the removed model lies, and what was found.
 
     Raises:
         PruneError: the removed model fails the ONNX checker, or differs from the zeroed one.
     """
-    analysis = bench.model.analysis
+    analysis = model.analysis
     progress("removing")
     cut = saving.write(surgery.remove(analysis, removed), folder / "made", target.name if target else "pruned.onnx")
     note = check(cut, bench.model.record)
@@ -105,7 +116,10 @@ def fidelity(bench: Bench, cut: Path) -> Fidelity:
     feeds = bench.feeds or bench.seeded
     found = compare(bench.session, pruned, feeds)
     times = runtime.latency([bench.session, pruned], bench.one_row())
-    right = None
-    if bench.labels is not None:
-        right = [accuracy(session, bench.feeds, bench.labels) for session in (bench.session, pruned)]
-    return Fidelity(found, rows(feeds), bool(bench.feeds), right, times)
+    scores = None
+    if bench.metric is not None:
+        outputs = [metrics.collect(session, feeds) for session in (bench.session, pruned)]
+        against = bench.labels if bench.labels is not None else outputs[0]
+        scores = [metrics.score(bench.metric, each, against) for each in outputs]
+    name = bench.metric.name if bench.metric else ""
+    return Fidelity(found, rows(feeds), bool(bench.feeds), name, scores, times, seen=bench.seen and bool(bench.feeds))

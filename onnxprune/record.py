@@ -120,6 +120,19 @@ class Record:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
         return np.frombuffer(data, dtype=dtype.newbyteorder("<")).reshape(tuple(tensor.dims))
 
+    def whole(self) -> onnx.ModelProto:
+        """The model with all its weights in it, however they were stored."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self.structure)
+        for tensor in model.graph.initializer:
+            data = self.raw(tensor.name)
+            if data is not None:
+                whole = onnx.TensorProto(
+                    name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, raw_data=bytes(data)
+                )
+                tensor.CopyFrom(whole)
+        return model
+
     def _map(self, path: Path) -> memoryview:
         if path not in self._maps:
             self._maps[path] = memoryview(_mmap(path))

@@ -19,6 +19,7 @@ from onnxprune.facts import Fact
 
 if TYPE_CHECKING:
     from onnxprune.graph import Op
+    from onnxprune.linear import Linear
 
 Terms = tuple[tuple[int, ...], ...]
 ALWAYS: Terms = ()
@@ -39,6 +40,7 @@ class Rule:
         shapes: the shapes of the outputs, in order, for an operator that ONNX's own inference does not know.
         typed_by: of such an operator, the input of the outputs' element type, where it is not the first of floats.
         pins: why nodes of this operator are kept whole on purpose, whatever else is known of them.
+        linear: how a node is a matrix product with a constant, if it is one; for statistics and recovery.
     """
 
     facts: Callable[[Op], Iterable[Fact]]
@@ -47,6 +49,7 @@ class Rule:
     shapes: Callable[[Op], Iterable[tuple[int | str, ...]]] | None = None
     pins: str | None = None
     typed_by: int | None = None
+    linear: Callable[[Op], Linear | None] | None = None
 
     def zero_terms(self, op: Op) -> Terms | None:
         """The ``zero`` of one node."""
@@ -65,6 +68,7 @@ def rule_for(
     sizes: tuple[int, ...] = (),
     shapes: Callable[[Op], Iterable[tuple[int | str, ...]]] | None = None,
     typed_by: int | None = None,
+    linear: Callable[[Op], Linear | None] | None = None,
 ) -> Callable[[FactFunction], FactFunction]:
     """Enter a function into a table as the rule of these operators.
 
@@ -74,7 +78,12 @@ def rule_for(
 
     def enter(facts: FactFunction) -> FactFunction:
         for kind in kinds:
-            add(table, (domain, kind), Rule(facts, zero, sizes, shapes, typed_by=typed_by), "operator rule")
+            add(
+                table,
+                (domain, kind),
+                Rule(facts, zero, sizes, shapes, typed_by=typed_by, linear=linear),
+                "operator rule",
+            )
         return facts
 
     return enter

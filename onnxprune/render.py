@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
+from typing import get_args
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from onnxprune.criteria.base import Criterion, Needs
 from onnxprune.explain import Explanation, Step
 from onnxprune.integers import Axis
 from onnxprune.operators import Known
@@ -88,9 +90,9 @@ def _kept(before: float, after: float) -> str:
 def _measured(table: Table, fidelity: Fidelity) -> None:
     old, new = fidelity.latency_ms
     table.add_row("latency, 1 row (ms)", f"{old:.3f}", f"{new:.3f}", f"{_kept(old, new)}")
-    if fidelity.accuracy:
-        old, new = fidelity.accuracy
-        table.add_row("accuracy", f"{old:.2%}", f"{new:.2%}", f"{100 * (new - old):+.2f} points")
+    if fidelity.scores:
+        old, new = fidelity.scores
+        table.add_row(clean(fidelity.metric), f"{old:.4f}", f"{new:.4f}", f"{new - old:+.4f}")
 
 
 def applied(console: Console, result: Applied) -> None:
@@ -229,6 +231,18 @@ def operators(console: Console, known: Iterable[Known]) -> None:
             table.add_row(clean(entry.operator), entry.status, clean(entry.says, 200))
         console.print(table)
         console.print()
+
+
+def criteria(console: Console, found: Iterable[Criterion]) -> None:
+    """What each criterion computes, by what it needs; below the formula, who it is from."""
+    table = _table("name", "needs", "the score of a unit p, higher stays")
+    for c in sorted(found, key=lambda c: (get_args(Needs).index(c.needs), c.name)):
+        table.add_row(clean(c.name), c.needs, Text.assemble(clean(c.formula, 200), "\n", (c.source, "dim")))
+    console.print(table)
+    console.print()
+    console.print("W_p: slice of a weight; x_p: activation; U_p: weight that reads it;")
+    console.print("H: covariance of x; g: gradient of a sample's loss at a gate behind the unit.")
+    console.print("To combine: --criterion 'vote(l1,bn-scale,obs)'.")
 
 
 def names(console: Console, rows: Iterable[tuple[str, str]]) -> None:

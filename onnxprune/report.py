@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -101,6 +101,10 @@ class Applied:
         """Nothing was to be removed; the output is the input."""
         return cls(out, True, note=f"{why} The output is the input, byte for byte.")
 
+    def noting(self, note: str) -> Applied:
+        """The same, with one more note."""
+        return replace(self, note=" ".join(filter(None, (self.note, note))))
+
     @property
     def error(self) -> float:
         """The largest difference between removed and zeroed, as a fraction of the output's range."""
@@ -126,15 +130,19 @@ class Fidelity:
         outputs: how each output differs.
         rows: of input.
         real: whether they were the user's data; seeded noise otherwise.
-        accuracy: dense and pruned, if there are labels.
+        metric: what was measured with labels; empty without.
+        scores: what it gave, dense and pruned.
         latency_ms: median milliseconds of one run of one row, dense and pruned, measured in turns.
+        seen: whether the rows calibrated, too, which flatters.
     """
 
     outputs: list[Comparison]
     rows: int
     real: bool
-    accuracy: list[float] | None
+    metric: str
+    scores: list[float] | None
     latency_ms: list[float]
+    seen: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
@@ -158,6 +166,7 @@ class Pruned:
             "recipe": self.plan.recipe,
             "cost": self.plan.cost,
             "groups": groups,
+            "recovery": self.plan.recovery,
             **self.applied.to_json(),
             "fidelity": self.fidelity.to_json() if self.fidelity else None,
             "environment": environment(),

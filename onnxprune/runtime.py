@@ -43,7 +43,7 @@ class Session:
     """A model loaded on one provider.
 
     Args:
-        model: a path.
+        model: a path, or the bytes of a model without external data.
         on: a provider, as `provider` takes it.
         threads: of one operator; 0 lets ONNX Runtime choose.
         optimised: whether ONNX Runtime may fuse and reorder; both ways are right, and differ by rounding.
@@ -53,8 +53,10 @@ class Session:
         ExecutionError: the model cannot be loaded.
     """
 
-    def __init__(self, model: Path, on: str = "cpu", *, threads: int = 0, optimised: bool = True) -> None:
-        wanted, path = provider(on), files.native(model)
+    def __init__(self, model: Path | bytes, on: str = "cpu", *, threads: int = 0, optimised: bool = True) -> None:
+        wanted = provider(on)
+        self.name = "a part of the model" if isinstance(model, bytes) else model.name
+        source = model if isinstance(model, bytes) else files.native(model)
         options = ort.SessionOptions()
         options.log_severity_level = SILENT
         options.intra_op_num_threads = threads
@@ -62,12 +64,11 @@ class Session:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         settings: dict[str, str] = {"use_tf32": "0"} if wanted == "CUDAExecutionProvider" else {}
         try:
-            self._session = ort.InferenceSession(path, options, providers=[(wanted, settings)])
+            self._session = ort.InferenceSession(source, options, providers=[(wanted, settings)])
         except Exception as error:
-            raise ExecutionError(f"ONNX Runtime cannot load {model.name!r}: {_one_line(error)}") from error
+            raise ExecutionError(f"ONNX Runtime cannot load {self.name!r}: {_one_line(error)}") from error
         if self._session.get_providers()[0] != wanted:
             raise ProviderError(f"ONNX Runtime fell back from {wanted} to {self._session.get_providers()[0]}.")
-        self.name = model.name
         self.outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, feed: Feed) -> list[Any]:

@@ -7,7 +7,7 @@ widths, and refreshes declared shapes. Zeroing writes 0 where removing would cut
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -55,6 +55,15 @@ def zero(analysis: Analysis, removed: Mask) -> Draft:
     zeroed = {name: keep for name, keep in keeps.items() if name not in analysis.codes.parameters}
     _revalue(analysis, draft, zeroed, _eraser)  # codes are zeroed; how they are read stays
     return draft
+
+
+def zeroed(analysis: Analysis, removed: Mask, values: Mapping[str, Array] | None = None) -> dict[str, Array]:
+    """What constants hold once these units are zeroed, beside what some hold by now; copies by their own names."""
+    found = dict(values or {})
+    for name, keep in _keeps(analysis, removed).items():
+        if name not in analysis.codes.parameters:
+            found[name] = _erased(analysis, name, keep, found.get(name))
+    return found
 
 
 def keeps(analysis: Analysis, removed: Mask) -> dict[str, dict[int, list[int]]]:
@@ -129,14 +138,15 @@ def _cutter(analysis: Analysis, name: str, keep: dict[int, Mask]) -> Callable[[]
 
 
 def _eraser(analysis: Analysis, name: str, keep: dict[int, Mask]) -> Callable[[], Array]:
-    def erase() -> Array:
-        array = np.array(analysis.graph.constant(name))
-        blank = analysis.codes.blank(name)
-        for axis, mask in keep.items():
-            np.moveaxis(array, axis, 0)[~mask] = np.moveaxis(blank, axis, 0)[~mask]
-        return array
+    return lambda: _erased(analysis, name, keep, None)
 
-    return erase
+
+def _erased(analysis: Analysis, name: str, keep: dict[int, Mask], value: Array | None) -> Array:
+    array = np.array(analysis.graph.constant(name) if value is None else value)
+    blank = analysis.codes.blank(name)
+    for axis, mask in keep.items():
+        np.moveaxis(array, axis, 0)[~mask] = np.moveaxis(blank, axis, 0)[~mask]
+    return array
 
 
 def _replace(analysis: Analysis, draft: Draft, name: str, make: Callable[[], Array], keep: dict[int, Mask]) -> None:

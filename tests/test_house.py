@@ -63,8 +63,9 @@ def test_everything_registered_says_what_it_is() -> None:
     for rule in RULES.values():
         assert rule.facts.__doc__
     for criterion in CRITERIA.values():
-        assert criterion.__doc__
-        assert re.search(r"\(.+ (19|20)\d\d\)", criterion.__doc__), "the source of a criterion, with its year"
+        assert criterion.score.__doc__
+        assert criterion.formula
+        assert re.search(r"\w+.*, (1[789]|20)\d\d$", criterion.source), "the source of a criterion, with its year"
     for kind in PASSES.values():
         assert kind.__doc__
 

@@ -9,6 +9,7 @@ import numpy as np
 from onnxprune.facts import Count, Fact, Macs, Slot, mapped, repeat, same, tile
 from onnxprune.graph import Op
 from onnxprune.registry import RuleTable, Terms, rule_for
+from onnxprune.rules import matrices
 
 RULES: RuleTable = {}
 
@@ -27,7 +28,7 @@ def _depthwise(op: Op, x: str, channels: int, outputs: int) -> Iterator[Fact]:
     yield Count(Slot("group"), None, (x, 1), 0, channels)
 
 
-@rule_for(RULES, "Conv", zero=LINEAR)
+@rule_for(RULES, "Conv", zero=LINEAR, linear=matrices.convolution)
 def conv(op: Op) -> Iterator[Fact]:
     """Input, weight and bias."""
     yield from convolved(op, op.ins[X], op.ins[W])
@@ -52,7 +53,7 @@ def convolved(op: Op, x: str, w: str) -> Iterator[Fact]:
         yield mapped(y, 1, np.arange(outputs) % (outputs // group), y, 1)
 
 
-@rule_for(RULES, "ConvTranspose", zero=LINEAR)
+@rule_for(RULES, "ConvTranspose", zero=LINEAR, linear=matrices.transposed_convolution)
 def conv_transpose(op: Op) -> Iterator[Fact]:
     """W is (C, M/group, *kernel) here."""
     x, w, y, group = op.ins[X], op.ins[W], op.out, op.attr("group", 1)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from onnxprune.facts import Batch, Fact, Macs, same
 from onnxprune.graph import Op
 from onnxprune.registry import RuleTable, rule_for
+from onnxprune.rules import matrices
 from onnxprune.rules.layout import broadcast
 
 RULES: RuleTable = {}
@@ -14,7 +15,7 @@ RULES: RuleTable = {}
 A, B, C = 0, 1, 2
 
 
-@rule_for(RULES, "Gemm", zero=((A, B), (C,)))
+@rule_for(RULES, "Gemm", zero=((A, B), (C,)), linear=matrices.gemm)
 def gemm(op: Op) -> Iterator[Fact]:
     """A product, and what is added to it: C is stretched to (M, N)."""
     yield from transposed_product(op, op.ins[A], op.ins[B])
@@ -33,7 +34,7 @@ def transposed_product(op: Op, a: str, b: str) -> Iterator[Fact]:
     yield Macs(((y, 0), (y, 1), (b, kb)))
 
 
-@rule_for(RULES, "MatMul", zero=((A, B),))
+@rule_for(RULES, "MatMul", zero=((A, B),), linear=matrices.product)
 def matmul(op: Op) -> Iterator[Fact]:
     """A and B."""
     yield from multiplied(op, op.ins[A], op.ins[B])

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from onnxprune.facts import Count, Fact, Normalized, Pin, Pole, Slot, mapped, same
+from onnxprune.facts import Count, Fact, Normalized, Pin, Pole, Scale, Slot, mapped, same
 from onnxprune.graph import Op, Shape
 from onnxprune.registry import FIRST, RuleTable, Terms, rule_for
 from onnxprune.rules.layout import broadcast, in_place, normalized_axis, pin_all
@@ -26,6 +26,7 @@ def batch_normalization(op: Op) -> Iterator[Fact]:
     yield from in_place(op, op.ins[0], op.out)
     for parameter in op.ins[1:5] if op.rank(op.out) > 1 else ():  # a single axis is the batch, of one channel
         yield same(parameter, 0, op.out, 1)
+    yield Scale((op.ins[1], 0))
     if op.attr("epsilon", 1e-5) <= 0:
         yield Pole((op.ins[4], 0))
 
@@ -38,6 +39,7 @@ def instance_normalization(op: Op) -> Iterator[Fact]:
     yield from in_place(op, x, y, but=spatial)
     for parameter in op.ins[1:3]:
         yield same(parameter, 0, y, 1)
+    yield Scale((op.ins[1], 0))
     for axis in spatial:
         yield Pin((x, axis), f"{op.label} normalises over it")
 
@@ -59,6 +61,7 @@ def group_normalization(op: Op) -> Iterator[Fact]:
         yield Pin((x, axis), f"{op.label} normalises over it")
     for parameter in op.ins[1:3]:
         yield same(parameter, 0, y, 1)
+    yield Scale((op.ins[1], 0))
     yield mapped(y, 1, np.arange(channels) // per * per, y, 1)
     yield Count(Slot("num_groups"), None, (y, 1), 0, channels, per)
 

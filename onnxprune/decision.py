@@ -1,0 +1,148 @@
+"""From a bench and the user's wishes to a decision: by scores alone, or by a study of data, the user's or made up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from onnxprune import metrics, sampling
+from onnxprune import plan as plans
+from onnxprune.analysis import Model
+from onnxprune.closure import Mask
+from onnxprune.cost import CostModel
+from onnxprune.edits import LARGEST, with_values
+from onnxprune.errors import UsageError
+from onnxprune.evidence import Bench
+from onnxprune.inputs import Feed
+from onnxprune.linear import layers
+from onnxprune.plan import Effort, Plan, Recipe
+from onnxprune.ranking import needs
+from onnxprune.runtime import ExecutionError, Session
+from onnxprune.study import Candidate, Study, carried
+from onnxprune.synthetic import synthetic
+from onnxprune.walk import Values
+
+DEFAULT = "obs"
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What goes, and the model that it goes from: the source, or what recovery made of it."""
+
+    plan: Plan
+    model: Model
+    removed: Mask
+    note: str = ""
+
+
+def decide(bench: Bench, recipe: Recipe, effort: Effort, progress: Callable[[str], None]) -> Decided:
+    """Decide what goes; with recovery, also what the rest becomes.
+
+    Raises:
+        UsageError: what was asked for needs data, and there are none.
+        PruneError: the budget is out of reach.
+    """
+    wanted = needs(recipe.criterion or "") - {"nothing"}
+    if wanted and not bench.calibration and effort.recover == "none":
+        raise UsageError(f"Criterion {recipe.criterion!r} needs {' and '.join(sorted(wanted))}: give --data.")
+    plain = is_plain(recipe, effort)
+    why = "" if plain or not bench.model.analysis.units else _why_not(bench)
+    if plain or why or not bench.model.analysis.units:
+        if why and wanted:
+            raise UsageError(f"Criterion {recipe.criterion!r} cannot be used here: {why}.")
+        progress("scoring")
+        found = plans.decide(bench.model, recipe, bench.shapes)
+        return Decided(found.plan, bench.model, found.removed, f"Nothing was recovered: {why}." if why else "")
+    return _studied(bench, recipe, effort, progress)
+
+
+def is_plain(recipe: Recipe, effort: Effort) -> bool:
+    """Whether the weights alone decide, and stay as they are."""
+    data_wanted = (
+        needs(recipe.criterion or "") - {"nothing"} or recipe.criterion == "auto" or recipe.max_drop is not None
+    )
+    return effort.recover == "none" and not data_wanted
+
+
+def _why_not(bench: Bench) -> str:
+    """Why a model cannot be studied; empty if it can."""
+    model = bench.model
+    if model.record.nbytes > LARGEST:
+        return f"the model exceeds {LARGEST >> 30} GiB"
+    if not any(True for _ in layers(model.graph, model.analysis.rule)):
+        return "it has no linear layer whose weight is a constant of its own"
+    return ""
+
+
+def _studied(bench: Bench, recipe: Recipe, effort: Effort, progress: Callable[[str], None]) -> Decided:
+    model = bench.model
+    try:
+        feeds = bench.calibration or synthetic(model.graph, bench.shapes, recipe.seed)
+        study = _study(bench, feeds, recipe, effort, progress)
+        best = study.best(recipe.criterion or DEFAULT, recipe.budget, effort.schedule)
+        helps = bool(best.steps) and study.helps(best)
+        record, steps = study.finished(best.removed) if helps else (model.record, [])
+    except ExecutionError as error:
+        if recipe.max_drop is not None or needs(recipe.criterion or "") - {"nothing"}:
+            raise
+        found = plans.decide(model, recipe, bench.shapes)
+        note = f"Nothing was recovered: a part of the model does not run by itself ({error})."
+        return Decided(found.plan, model, found.removed, note)
+    final = Model(record, model.protection) if helps else model
+    recovery = {
+        "recover": effort.recover if helps else "none",
+        "data": "given" if bench.calibration else "synthetic",
+        "samples": sum(len(sampling.rows_of(model.graph, [feed])) for feed in feeds),
+        "criterion": best.criterion,
+        "allocation": best.name,
+        "held_out": {"error": best.loss.error, "agreement": best.loss.agreement},
+        "layers": [step.to_json() for step in steps],
+    }
+    gone = carried(best.removed, study.analysis, model.analysis)
+    source, cost = plans.source_of(model.record), CostModel(model.analysis, bench.shapes)
+    plan = plans.written(model, recipe, cost, gone, study.unscored, source, recovery)
+    note = " ".join([*study.notes, _told(best, blind=not bench.calibration, helps=helps or effort.recover == "none")])
+    return Decided(plan, final, carried(best.removed, study.analysis, final.analysis), note)
+
+
+def _study(
+    bench: Bench, feeds: Sequence[Feed], recipe: Recipe, effort: Effort, progress: Callable[[str], None]
+) -> Study:
+    study = Study(bench.model, feeds, bench.shapes, recipe.seed, effort.recover, progress, blind=not bench.calibration)
+    metric, labels = bench.metric, bench.labels
+    if metric is not None and labels is not None:
+        dense = metrics.measure(metric, bench.session, bench.feeds, labels)
+
+        def drop(values: Values) -> float:
+            changed = Session(bytes(with_values(study.analysis.graph, values).buffer))
+            return metrics.loss(metric, dense, metrics.measure(metric, changed, bench.feeds, labels))
+
+        study.measure = drop
+    return study
+
+
+def refitted(bench: Bench, plan: Plan, removed: Mask, progress: Callable[[str], None]) -> tuple[Model, Mask]:
+    """What the recovery that a plan names makes of a model, on the bench's data: the same data give the same bytes.
+
+    Raises:
+        UsageError: the plan was made with data, and there are none.
+    """
+    model, recovery = bench.model, plan.recovery
+    if recovery.get("recover", "none") == "none":
+        return model, removed
+    if plan.samples and not bench.calibration:
+        raise UsageError("The plan was made with data: give the same --data, or --recover none to leave weights alone.")
+    seed = plan.seed
+    feeds = bench.calibration if plan.samples else synthetic(model.graph, bench.shapes, seed)
+    blind = not plan.samples
+    study = Study(model, feeds, bench.shapes, seed, str(recovery["recover"]), progress, blind=blind)
+    record, _ = study.finished(carried(removed, model.analysis, study.analysis))
+    final = Model(record, model.protection)
+    return final, carried(removed, model.analysis, final.analysis)
+
+
+def _told(best: Candidate, *, blind: bool, helps: bool) -> str:
+    """What the user should know of how much was risked."""
+    risk = f"error {best.loss.error:.2%} of the outputs' variance on held-out {'synthetic inputs' if blind else 'data'}"
+    kept = "" if helps else " Recovery did no good there and was taken back."
+    return f"{'Calibrated without data: ' if blind else ''}{risk}.{' Give --data to do better.' if blind else ''}{kept}"

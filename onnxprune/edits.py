@@ -1,0 +1,84 @@
+"""New values for constants, as a model: what recovery changed is written down here, and surgery starts from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from onnxprune.graph import Graph
+from onnxprune.homes import Home, locate
+from onnxprune.linear import Linear
+from onnxprune.record import Array, Record
+
+LARGEST = 1 << 30  # bytes of a model that is edited: it is held in memory
+
+
+def with_biases(graph: Graph, linears: Iterable[Linear]) -> Record:
+    """The model with a bias of zeros for every one of these layers that has none."""
+    model = graph.record.whole()
+    names = {name for node in model.graph.node for name in (*node.input, *node.output)} | set(graph.shapes)
+    behind: dict[int, onnx.NodeProto] = {}
+    for linear in linears:
+        last = len(graph.shapes[linear.y[0]]) - 1
+        if linear.bias is not None or (linear.slot is None and linear.y[1] != last):
+            continue
+        node = model.graph.node[linear.op.place]
+        size = int(graph.shapes[linear.y[0]][linear.y[1]])
+        bias = _unique(f"{node.output[0]}.bias", names)
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(graph.types[linear.y[0]])
+        model.graph.initializer.append(numpy_helper.from_array(np.zeros(size, dtype), bias))
+        if linear.slot is not None:
+            node.input.extend([""] * (linear.slot - len(node.input)))
+            node.input.append(bias) if len(node.input) == linear.slot else node.input.__setitem__(linear.slot, bias)
+        else:
+            inner, final = _unique(f"{node.output[0]}.product", names), node.output[0]
+            node.output[0] = inner
+            behind[linear.op.place] = onnx.helper.make_node("Add", [inner, bias], [final])
+    for place in sorted(behind, reverse=True):
+        model.graph.node.insert(place + 1, behind[place])
+    return _like(graph.record, model)
+
+
+def with_values(graph: Graph, values: Mapping[str, Array]) -> Record:
+    """The model with these values in these constants; a copy of a shared vector gets a place of its own."""
+    model = graph.record.whole()
+    for home in graph.homes:
+        write(graph, home, locate(model.graph, home.path), values)
+    return _like(graph.record, model)
+
+
+def write(graph: Graph, home: Home, proto: onnx.GraphProto, values: Mapping[str, Array]) -> None:
+    """Write values into the constants that a home holds, given a copy of its graph."""
+    places = {tensor.name: place for place, tensor in enumerate(proto.initializer)}
+    for name, tensor in home.initializers.items():
+        if name in values:
+            proto.initializer[places[tensor.name]].CopyFrom(numpy_helper.from_array(values[name], tensor.name))
+    for op in (op for op in graph.ops if op.home is home):
+        node = proto.node[op.place]
+        if op.out in values and op.out in graph.constant_nodes:
+            held = next(attribute.t for attribute in node.attribute if attribute.name == "value")
+            held.CopyFrom(numpy_helper.from_array(values[op.out]))
+        for slot, name in enumerate(op.ins):
+            if name in graph.copies and (name in values or graph.copies[name] in values):
+                value = values[name] if name in values else np.asarray(graph.constant(name))
+                proto.initializer.append(numpy_helper.from_array(value, name))
+                node.input[slot] = name
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    unique, number = name, 1
+    while unique in taken:
+        number += 1
+        unique = f"{name}_{number}"
+    taken.add(unique)
+    return unique
+
+
+def _like(record: Record, model: onnx.ModelProto) -> Record:
+    """A record that plans still know as the one it was made from."""
+    made = Record(model)
+    made.name, made.__dict__["sha256"] = record.name, record.sha256
+    return made

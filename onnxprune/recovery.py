@@ -1,0 +1,219 @@
+"""Recovery without training: layer by layer, in the order in which they run, each refitted to what it should give.
+
+The dense model and the pruned one walk side by side. A layer that reads something else than it used to is solved for
+the weights that bring its output closest to the dense one's (see `onnxprune.refit`), from what the pruned network
+feeds it by now; errors of earlier layers are corrected on the way instead of adding up. Where a layer's output is
+added to a stream, it also makes up for what the stream has lost.
+
+Nothing changes shape here: the pruned model is the dense one with zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from onnxprune import surgery
+from onnxprune.analysis import Analysis
+from onnxprune.closure import Mask
+from onnxprune.graph import Op
+from onnxprune.inputs import Feed
+from onnxprune.linear import Index, Linear, layers
+from onnxprune.moments import Matrix
+from onnxprune.record import Array
+from onnxprune.refit import RIDGES, Solution, Sums, solve
+from onnxprune.residual import Stream, stream
+from onnxprune.statistics import sampled, units_on
+from onnxprune.walk import Values, Walk
+
+HELD_OUT = 5  # one batch of so many is held out
+LARGEST = 4608  # columns that are solved for
+
+
+@dataclass(frozen=True)
+class Step:
+    """What was done to one layer.
+
+    Attributes:
+        layer: its label.
+        ridge: the ρ that was chosen, infinite if only the bias moved, ``None`` if the layer was left as it is.
+        before, after: its error on held-out rows as a fraction of its outputs' variance.
+        note: why it was left alone, if it was.
+    """
+
+    layer: str
+    ridge: float | None = None
+    before: float = 0.0
+    after: float = 0.0
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data; an infinite ρ is written as text."""
+        found = asdict(self)
+        return {**found, "ridge": "inf"} if self.ridge == np.inf else found
+
+
+class Pass:
+    """One pass through a model, the dense one and the pruned one side by side.
+
+    Args:
+        analysis: of the model, its layers with biases.
+        removed: the units that go.
+        feeds: the calibration data, in batches.
+        seed: of the rows that are sampled.
+
+    Attributes:
+        least_ridge: the least ρ that is tried.
+    """
+
+    least_ridge = 0.0
+
+    def __init__(self, analysis: Analysis, removed: Mask, feeds: Sequence[Feed], seed: int = 0) -> None:
+        self.analysis, self.graph, self.removed, self.feeds, self.seed = analysis, analysis.graph, removed, feeds, seed
+        self.values: Values = surgery.zeroed(analysis, removed)
+        self.dense = Walk(self.graph, feeds)
+        self.pruned = Walk(self.graph, feeds, self.values)
+        self.linears = {linear.op.index: linear for linear in layers(self.graph, analysis.rule)}
+
+    def run(self) -> Iterator[Step]:
+        """Visit every node that reads something else than it used to."""
+        changed: set[str] = set(self.values)
+        for place, op in enumerate(self.pruned.ops):
+            if not changed.isdisjoint(self.pruned.reads(op)):
+                step = self.visit(op, place, changed)
+                changed.update(op.outs)
+                if step is not None:
+                    yield step
+
+    def visit(self, op: Op, place: int, changed: Collection[str]) -> Step | None:
+        """Act on a node, if there is something to do.
+
+        Args:
+            op: the node.
+            place: where it stands in the main graph.
+            changed: all tensors that differ from the dense model's.
+        """
+        raise NotImplementedError
+
+    def now(self, name: str) -> Array:
+        """What a constant holds by now."""
+        found = self.values.get(name)
+        return np.asarray(self.graph.constant(name)) if found is None else found
+
+    def put(self, name: str, value: Array) -> None:
+        """Give a constant a new value."""
+        self.values[name] = self.pruned.values[name] = value
+
+
+class Refit(Pass):
+    """Least squares for every linear layer."""
+
+    only_bias = False
+
+    def visit(self, op: Op, place: int, changed: Collection[str]) -> Step | None:
+        """Refit a layer whose input has changed."""
+        linear = self.linears.get(op.index)
+        if linear is None or linear.bias is None or not (linear.x[0] in changed or not self._kept(linear.x).all()):
+            return None
+        return self._refit(linear, place)
+
+    def _kept(self, axis: tuple[str, int]) -> Mask:
+        units = units_on(self.analysis, axis)
+        return ~((units >= 0) & self.removed[units])
+
+    def _refit(self, linear: Linear, place: int) -> Step:
+        channels = self._kept(linear.x).reshape(linear.groups, -1)
+        outputs = self._kept(linear.y).reshape(linear.groups, -1)
+        live: Mask = np.asarray(outputs.any(1) & channels.any(1))
+        columns = np.repeat(channels[live], linear.taps, axis=1)
+        if not live.any() or len(set(columns.sum(1).tolist())) > 1 or columns[0].sum() > LARGEST:
+            return Step(linear.op.label, note="too wide, or nothing of it is left")
+        self.pruned.advance(place)
+        targets = self._targets(linear, place)
+        seen, held_out = self._sums(linear, live, columns, targets)
+        weight = linear.matrix(np.asarray(self.now(linear.w)).astype(np.float64))
+        ridges = () if self.only_bias else [rho for rho in RIDGES if rho >= self.least_ridge]
+        solution = solve(seen, held_out, _taken(weight[live], columns), self._bias(linear)[live], ridges)
+        if solution.ridge is not None:
+            self._write(linear, live, columns, outputs, weight, solution)
+        return Step(linear.op.label, solution.ridge, solution.before, solution.after)
+
+    def _bias(self, linear: Linear) -> Matrix:
+        """What is added inside of the node, (G, O)."""
+        size = int(self.graph.shapes[linear.y[0]][linear.y[1]])
+        if linear.bias is None or not linear.bias.inside:
+            return np.zeros((linear.groups, size // linear.groups))
+        return linear.bias.factor * self.now(linear.bias.name).astype(np.float64).reshape(linear.groups, -1)
+
+    def _targets(self, linear: Linear, place: int) -> list[tuple[Index | None, Matrix]]:
+        """For every batch the rows that are used, and what the layer should give there, (n, G, O)."""
+        self.dense.advance(place)
+        width = linear.taps * self._kept(linear.x).sum() // linear.groups
+        other = stream(self.graph, linear, self.linears)
+        corrections = self._corrections(other) if other else None
+
+        def look(number: int, values: Mapping[str, Array]) -> tuple[Index | None, Matrix]:
+            y = values[linear.y[0]]
+            pick = sampled(linear.count(y), int(width), len(self.feeds), (self.seed, linear.op.index, number))
+            found = linear.targets(y, pick).astype(np.float64)
+            if corrections is not None and corrections[number].shape == y.shape:
+                found = found + linear.targets(corrections[number], pick)
+            return pick, found
+
+        return list(self.dense.map([linear.y[0]], look))
+
+    def _corrections(self, other: Stream) -> list[Array]:
+        """What the stream has lost, in terms of the layer's own output."""
+        dense = list(self.dense.map([other.tensor], lambda _, values: values[other.tensor]))
+        pruned = self.pruned.map([other.tensor], lambda _, values: values[other.tensor])
+        return [other.undo(was.astype(np.float64) - now) for was, now in zip(dense, pruned, strict=True)]
+
+    def _sums(
+        self, linear: Linear, live: Mask, columns: Mask, targets: Sequence[tuple[Index | None, Matrix]]
+    ) -> tuple[Sums, Sums]:
+        few = len(self.feeds) < HELD_OUT
+
+        def look(number: int, values: Mapping[str, Array]) -> tuple[Sums, Sums]:
+            pick, target = targets[number]
+            rows = linear.rows(values[linear.x[0]], pick)[:, live].astype(np.float64)
+            x, y = _taken(rows, columns), target[:, live]
+            cut = len(x) - len(x) // HELD_OUT if few else 0 if number % HELD_OUT == HELD_OUT - 1 else len(x)
+            return Sums.of(x[:cut], y[:cut]), Sums.of(x[cut:], y[cut:])
+
+        found = iter(self.pruned.map([linear.x[0]], look))
+        seen, held_out = next(found)
+        for a, b in found:
+            seen, held_out = seen + a, held_out + b
+        return seen, held_out
+
+    def _write(
+        self, linear: Linear, live: Mask, columns: Mask, outputs: Mask, weight: Matrix, solution: Solution
+    ) -> None:
+        whole = np.zeros_like(weight)
+        for row, number in enumerate(np.flatnonzero(live)):
+            whole[number][:, columns[row]] = solution.weight[row]
+        whole[~outputs] = 0
+        dtype = self.now(linear.w).dtype
+        self.put(linear.w, linear.tensor(whole).astype(dtype))
+        assert linear.bias is not None
+        old = self.now(linear.bias.name)
+        bias = np.zeros(outputs.shape)
+        bias[live] = solution.bias
+        bias = np.where(outputs, bias, 0).reshape(old.shape) / linear.bias.factor
+        self.put(linear.bias.name, ((0 if linear.bias.inside else old.astype(np.float64)) + bias).astype(old.dtype))
+
+
+def _taken(rows: Array, columns: Mask) -> Array:
+    """The kept columns of every group; all groups keep as many. (…, G, D) rows, or (G, O, D) weights."""
+    if rows.ndim == 3 and rows.shape[0] == len(columns) and rows.shape[1] != len(columns):
+        return np.stack([matrix[:, kept] for matrix, kept in zip(rows, columns, strict=True)])
+    return np.stack([rows[:, group][:, kept] for group, kept in enumerate(columns)], axis=1)
+
+
+class Means(Refit):
+    """Only the biases move, so that every output keeps its mean (Nagel et al., Data-Free Quantization, 2019)."""
+
+    only_bias = True

@@ -229,6 +229,8 @@ def verify(
 ) -> Verified:
     """Whether two models give the same outputs; with a plan, whether the second is the first with its units zeroed.
 
+    Where the plan recovered, the first takes over the second's kept weights before its units are zeroed.
+
     Raises:
         RefusedError: a model or the plan cannot be taken.
         PruneError: their outputs are not even called the same.
@@ -246,7 +248,8 @@ def verify(
         first, second = _file(model.record, folder / "reference"), _file(other.record, folder / "candidate")
         bench = Bench(model, Evidence(data, input_shapes=shapes, providers=providers, seed=seed), first)
         if wanted is not None:
-            first = saving.write(surgery.zero(model.analysis, removed), folder / "zeroed", "zeroed.onnx")
+            final, gone = decision.adopting(model, other, wanted, removed)
+            first = saving.write(surgery.zero(final.analysis, gone), folder / "zeroed", "zeroed.onnx")
         found = {
             name: compare(Session(first, name), Session(second, name), [*bench.seeded, *bench.feeds])
             for name in providers

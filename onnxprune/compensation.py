@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxprune import surgery
 from onnxprune.closure import Mask
-from onnxprune.linear import Linear
+from onnxprune.linear import Bias, Linear
 from onnxprune.moments import Layer, Matrix
 from onnxprune.refit import ridge
 from onnxprune.statistics import Statistics
@@ -28,7 +28,15 @@ def compensated(statistics: Statistics, removed: Mask) -> Values:
             continue
         found = [_solved(layer, ~mask) for (layer, _), mask in zip(pairs, gone, strict=True)]
         kept = statistics.analysis.kept(linear.y, removed)
-        _write(statistics, values, linear, [weight for weight, _ in found], [shift for _, shift in found], kept)
+        _write(
+            statistics,
+            values,
+            linear,
+            linear.bias,
+            [weight for weight, _ in found],
+            [shift for _, shift in found],
+            kept,
+        )
     return values
 
 
@@ -47,10 +55,15 @@ def _solved(layer: Layer, kept: Mask) -> tuple[Matrix, Matrix]:
 
 
 def _write(
-    statistics: Statistics, values: Values, linear: Linear, weights: list[Matrix], shifts: list[Matrix], kept: Mask
+    statistics: Statistics,
+    values: Values,
+    linear: Linear,
+    added: Bias,
+    weights: list[Matrix],
+    shifts: list[Matrix],
+    kept: Mask,
 ) -> None:
-    assert linear.bias is not None
-    weight, bias = statistics.value(linear.w), statistics.value(linear.bias.name)
+    weight, bias = statistics.value(linear.w), statistics.value(added.name)
     whole = linear.matrix(np.zeros(weight.shape))
     outputs = whole.shape[1]
     for number, (matrix, shift) in enumerate(zip(weights, shifts, strict=True)):
@@ -61,5 +74,5 @@ def _write(
         whole[number] = matrix
     whole[~kept.reshape(len(whole), outputs)] = 0
     values[linear.w] = linear.tensor(whole).astype(weight.dtype)
-    moved = bias.astype(np.float64).ravel() + np.concatenate(shifts) / linear.bias.factor
-    values[linear.bias.name] = np.where(kept, moved, 0).reshape(bias.shape).astype(bias.dtype)
+    moved = bias.astype(np.float64).ravel() + np.concatenate(shifts) / added.factor
+    values[added.name] = np.where(kept, moved, 0).reshape(bias.shape).astype(bias.dtype)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from onnxprune import metrics, sampling
+from onnxprune import metrics, sampling, surgery
 from onnxprune import plan as plans
-from onnxprune.analysis import Model
+from onnxprune.analysis import Analysis, Model
 from onnxprune.closure import Mask
 from onnxprune.cost import CostModel
-from onnxprune.edits import LARGEST, with_values
+from onnxprune.edits import LARGEST, adopted, grown, with_values
 from onnxprune.errors import UsageError
 from onnxprune.evidence import Bench
 from onnxprune.inputs import Feed
@@ -109,6 +109,7 @@ def _study(
     bench: Bench, feeds: Sequence[Feed], recipe: Recipe, effort: Effort, progress: Callable[[str], None]
 ) -> Study:
     study = Study(bench.model, feeds, bench.shapes, recipe.seed, effort.recover, progress, blind=not bench.calibration)
+    study.labels = bench.calibration_labels
     metric, labels = bench.metric, bench.labels
     if metric is not None and labels is not None:
         dense = metrics.measure(metric, bench.session, bench.feeds, labels)
@@ -139,6 +140,17 @@ def refitted(bench: Bench, plan: Plan, removed: Mask, progress: Callable[[str], 
     record, _ = study.finished(carried(removed, model.analysis, study.analysis))
     final = Model(record, model.protection)
     return final, carried(removed, model.analysis, final.analysis)
+
+
+def adopting(model: Model, other: Model, plan: Plan, removed: Mask) -> tuple[Model, Mask]:
+    """The model that a plan was made for, with the kept weights of what the plan's recovery made of it."""
+    if plan.recovery.get("recover", "none") == "none":
+        return model, removed
+    analysis = model.analysis
+    like = Analysis(grown(model.graph, analysis.rule, other.graph), model.protection)
+    record = adopted(like.graph, other.graph, surgery.keeps(like, carried(removed, analysis, like)))
+    final = Model(record, model.protection)
+    return final, carried(removed, analysis, final.analysis)
 
 
 def _told(best: Candidate, *, blind: bool, helps: bool) -> str:

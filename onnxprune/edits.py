@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnxprune.graph import Graph
+from onnxprune.graph import Graph, Op
 from onnxprune.homes import Home, locate
-from onnxprune.linear import Linear
+from onnxprune.linear import Linear, layers
 from onnxprune.record import Array, Record
+from onnxprune.registry import Rule
+
+Keeps = Mapping[str, Mapping[int, Sequence[int]]]
 
 LARGEST = 1 << 30  # bytes of a model that is edited: it is held in memory
 
@@ -66,6 +69,35 @@ def write(graph: Graph, home: Home, proto: onnx.GraphProto, values: Mapping[str,
                 value = values[name] if name in values else np.asarray(graph.constant(name))
                 proto.initializer.append(numpy_helper.from_array(value, name))
                 node.input[slot] = name
+
+
+def grown(graph: Graph, rule: Callable[[Op], Rule | None], other: Graph) -> Graph:
+    """The model with zero biases where a model that was made from it has biases that it has not."""
+    bare = [linear for linear in layers(graph, rule) if linear.bias is None]
+    every = {linear.w: linear.bias for linear in layers(Graph(with_biases(graph, bare)), rule)}
+    given = [linear for linear in bare if (bias := every.get(linear.w)) and other.is_constant(bias.name)]
+    return Graph(with_biases(graph, given)) if given else graph
+
+
+def adopted(graph: Graph, other: Graph, keeps: Keeps) -> Record:
+    """The model with the weights of a smaller one in the place of those that it kept; the others stay.
+
+    Args:
+        graph: the model.
+        other: the smaller one.
+        keeps: of each constant that was cut, the kept indices of each axis.
+    """
+    values = {}
+    for name in graph.constants():
+        held, new = graph.constant(name), other.constant(name) if other.is_constant(name) else None
+        if held is None or new is None:
+            continue
+        whole = np.array(held)
+        places = np.ix_(*(keeps.get(name, {}).get(axis, range(size)) for axis, size in enumerate(whole.shape)))
+        if whole[places].shape == new.shape and not np.array_equal(whole[places], new):
+            whole[places] = new
+            values[name] = whole
+    return with_values(graph, values)
 
 
 def _unique(name: str, taken: set[str]) -> str:

@@ -18,6 +18,7 @@ from onnxprune.errors import PruneError, RefusedError, UsageError
 from onnxprune.graph import Graph
 from onnxprune.inputs import Data, Feed, Shapes
 from onnxprune.metrics import Labels, Metric
+from onnxprune.record import Array
 from onnxprune.runtime import ExecutionError, Session
 from onnxprune.tensors import KNOWN_TYPES
 
@@ -77,6 +78,7 @@ class Bench:
         run = partial(attempt, self.session)
         self.shapes: Shapes = inputs.bind(model.graph, evidence.input_shapes, self.feeds, run)
         self.calibration: list[Feed] = []
+        self.calibration_labels: list[Array] = []  # of each batch's rows, where they are known
         self.seen = False  # whether the feeds calibrate, too
         if given.data and evidence.samples:
             self._divide(given)
@@ -100,6 +102,8 @@ class Bench:
             labelled=labelled and not evidence.allow_overlap,
         )
         self.calibration = parts.calibration
+        if not apart:
+            self.calibration_labels = sampling.classes(given.labels, parts.chosen, parts.calibration)
         if apart and not evidence.allow_overlap:
             sampling.refuse_overlap(parts.calibration, given.evaluation)
         elif not apart and not evidence.allow_overlap:

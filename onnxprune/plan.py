@@ -27,7 +27,7 @@ from onnxprune.record import Record
 
 FORMAT = "onnxprune-plan"
 VERSION = 1
-SCHEDULES = ("auto", "one-shot", "iterative", "dynamic")
+SCHEDULES = ("auto", "scores", "one-shot", "iterative", "dynamic")
 
 Keep = dict[str, dict[int, list[int]]]
 
@@ -116,8 +116,9 @@ class Effort:
     Attributes:
         recover: how what is left makes up for what went, see `onnxprune.methods.METHODS`; ``"none"`` leaves every kept
             weight as it is, bit for bit.
-        schedule: ``"one-shot"`` measures loss curves once, ``"iterative"`` anew after each part of the budget,
-            ``"dynamic"`` goes in steps that held-out data accept or roll back, ``"auto"`` tries the first two.
+        schedule: ``"scores"`` spends the budget by scores alone, ``"one-shot"`` by loss curves measured once,
+            ``"iterative"`` by curves measured anew after each part of it; ``"dynamic"`` goes in steps that held-out
+            data accept or roll back; ``"auto"`` tries the two in the middle.
         samples: how many rows of the data calibrate, at most.
     """
 

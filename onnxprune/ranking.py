@@ -26,7 +26,13 @@ class Evidence(Protocol):
         """The linear layers that read a group's units."""
 
     def gates(self, group: int) -> Scores:
-        """The gradients at the gates of a group's units, (samples, units)."""
+        """The gradients of losses at the gates of a group's units, (losses, units)."""
+
+    def projections(self, group: int) -> Scores:
+        """The gradients of random projections of the outputs at the gates of a group's units, (projections, units)."""
+
+    def labelled(self) -> bool:
+        """Whether losses are taken at labels."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,8 @@ def rank(
             ratio=0.5 if ratio is None else ratio,
             read=partial(evidence.parts, group) if evidence else None,
             sense=partial(evidence.gates, group) if evidence else None,
+            project=partial(evidence.projections, group) if evidence else None,
+            labelled=evidence.labelled if evidence else lambda: False,
             price=partial(_prices, cost, units) if cost else None,
             cache=cache,
         )

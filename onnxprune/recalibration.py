@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from onnxprune.graph import Op
-from onnxprune.linear import Linear
+from onnxprune.linear import Bias, Linear
 from onnxprune.moments import Matrix
 from onnxprune.record import Array
 from onnxprune.recovery import Pass, Step
@@ -32,7 +32,7 @@ class Recalibration(Pass):
         linear = self.linears.get(op.index)
         if linear is None or linear.bias is None or self._is_normalized(linear):
             return None
-        return self._repair(linear, place)
+        return self._repair(linear, linear.bias, place)
 
     def _is_normalized(self, linear: Linear) -> bool:
         readers = self.graph.consumers.get(linear.y[0], [])
@@ -47,7 +47,7 @@ class Recalibration(Pass):
             self.put(op.ins[slot], np.where(gone, 0, found).astype(old.dtype))
         return Step(op.label, ridge=np.inf)
 
-    def _repair(self, linear: Linear, place: int) -> Step:
+    def _repair(self, linear: Linear, added: Bias, place: int) -> Step:
         self.pruned.advance(place)
         self.dense.advance(place)
         was, now = (_moments(walk, *linear.y) for walk in (self.dense, self.pruned))
@@ -56,13 +56,12 @@ class Recalibration(Pass):
         weight = linear.matrix(self.now(linear.w).astype(np.float64))
         by_group = scale.reshape(linear.groups, -1)
         self.put(linear.w, linear.tensor(weight * by_group[:, :, None]).astype(self.now(linear.w).dtype))
-        assert linear.bias is not None
-        old = self.now(linear.bias.name)
+        old = self.now(added.name)
         moved = was[0] - scale * now[0]  # of y' = scale · y + moved
-        inside = scale * linear.bias.factor * old.astype(np.float64).ravel() + moved
-        bias = inside / linear.bias.factor if linear.bias.inside else old.astype(np.float64).ravel() + moved
+        inside = scale * added.factor * old.astype(np.float64).ravel() + moved
+        bias = inside / added.factor if added.inside else old.astype(np.float64).ravel() + moved
         alive = weight.any(2).ravel() | (old.ravel() != 0)
-        self.put(linear.bias.name, np.where(alive, bias, 0).reshape(old.shape).astype(old.dtype))
+        self.put(added.name, np.where(alive, bias, 0).reshape(old.shape).astype(old.dtype))
         return Step(linear.op.label, ridge=np.inf)
 
 

@@ -11,7 +11,7 @@ Nothing changes shape here: the pruned model is the dense one with zeros.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,16 +21,22 @@ from onnxprune.analysis import Analysis
 from onnxprune.closure import Mask
 from onnxprune.graph import Op
 from onnxprune.inputs import Feed
-from onnxprune.linear import Index, Linear, layers
+from onnxprune.linear import Bias, Index, Linear, layers
 from onnxprune.moments import Matrix
 from onnxprune.record import Array
+from onnxprune.rectifier import Rectifier, rectifier
 from onnxprune.refit import RIDGES, Solution, Sums, solve
 from onnxprune.residual import Stream, stream
 from onnxprune.statistics import sampled, units_on
-from onnxprune.walk import Values, Walk
+from onnxprune.walk import Values, Walk, in_order
 
 HELD_OUT = 5  # one batch of so many is held out
+ROUNDS = 5  # of a fit behind a rectifier
 LARGEST = 4608  # columns that are solved for
+
+
+Rows = list[tuple[Matrix, Matrix]]
+"""For every batch, inputs (n, G, D) and what should come out, (n, G, O)."""
 
 
 @dataclass(frozen=True)
@@ -118,13 +124,13 @@ class Refit(Pass):
         linear = self.linears.get(op.index)
         if linear is None or linear.bias is None or not (linear.x[0] in changed or not self._kept(linear.x).all()):
             return None
-        return self._refit(linear, place)
+        return self._refit(linear, linear.bias, place)
 
     def _kept(self, axis: tuple[str, int]) -> Mask:
         units = units_on(self.analysis, axis)
         return ~((units >= 0) & self.removed[units])
 
-    def _refit(self, linear: Linear, place: int) -> Step:
+    def _refit(self, linear: Linear, bias: Bias, place: int) -> Step:
         channels = self._kept(linear.x).reshape(linear.groups, -1)
         outputs = self._kept(linear.y).reshape(linear.groups, -1)
         live: Mask = np.asarray(outputs.any(1) & channels.any(1))
@@ -132,14 +138,39 @@ class Refit(Pass):
         if not live.any() or len(set(columns.sum(1).tolist())) > 1 or columns[0].sum() > LARGEST:
             return Step(linear.op.label, note="too wide, or nothing of it is left")
         self.pruned.advance(place)
-        targets = self._targets(linear, place)
-        seen, held_out = self._sums(linear, live, columns, targets)
+        targets = [(pick, found * outputs) for pick, found in self._targets(linear, place)]  # what goes is not judged
+        rows = self._rows(linear, live, columns, targets)
         weight = linear.matrix(np.asarray(self.now(linear.w)).astype(np.float64))
-        ridges = () if self.only_bias else [rho for rho in RIDGES if rho >= self.least_ridge]
-        solution = solve(seen, held_out, _taken(weight[live], columns), self._bias(linear)[live], ridges)
+        sliced = np.stack([matrix[:, kept] for matrix, kept in zip(weight[live], columns, strict=True)])
+        solution = self._solve(rows, sliced, self._bias(linear)[live], rectifier(self.graph, linear), live)
         if solution.ridge is not None:
-            self._write(linear, live, columns, outputs, weight, solution)
+            self._write(linear, bias, live, columns, outputs, solution)
         return Step(linear.op.label, solution.ridge, solution.before, solution.after)
+
+    def _solve(self, rows: Rows, weight: Matrix, bias: Matrix, cut: Rectifier | None, live: Mask) -> Solution:
+        """The plain solution, or the best of the rounds that a rectifier allows."""
+        ridges = () if self.only_bias else [rho for rho in RIDGES if rho >= self.least_ridge]
+        best = solve(*self._sums(rows), weight, bias, ridges)
+        if cut is None or best.ridge is None or self.only_bias:
+            return best
+        cut = cut.of(live)
+        found, least = best, self._beyond(rows, best, cut)
+        for _ in range(ROUNDS):
+            aims = [(x, cut.targets(y, _outputs(x, found))) for x, y in rows]
+            found = solve(*self._sums(aims), weight, bias, (best.ridge,))
+            error = self._beyond(rows, found, cut)
+            if found.ridge is None or error >= least:
+                break
+            best, least = replace(found, before=best.before, after=best.after), error
+        return best
+
+    def _beyond(self, rows: Rows, solution: Solution, cut: Rectifier) -> float:
+        """The held-out error behind the rectifier."""
+        held_out = [rows[number] for number in range(len(rows)) if self._is_held_out(number)] or rows
+        return float(sum(np.square(cut.forward(y) - cut.forward(_outputs(x, solution))).sum() for x, y in held_out))
+
+    def _is_held_out(self, number: int) -> bool:
+        return number % HELD_OUT == HELD_OUT - 1
 
     def _bias(self, linear: Linear) -> Matrix:
         """What is added inside of the node, (G, O)."""
@@ -151,13 +182,14 @@ class Refit(Pass):
     def _targets(self, linear: Linear, place: int) -> list[tuple[Index | None, Matrix]]:
         """For every batch the rows that are used, and what the layer should give there, (n, G, O)."""
         self.dense.advance(place)
-        width = linear.taps * self._kept(linear.x).sum() // linear.groups
+        width = int(linear.taps * self._kept(linear.x).sum() // linear.groups)
+        outputs = int(self.graph.shapes[linear.y[0]][linear.y[1]])
         other = stream(self.graph, linear, self.linears)
         corrections = self._corrections(other) if other else None
 
         def look(number: int, values: Mapping[str, Array]) -> tuple[Index | None, Matrix]:
             y = values[linear.y[0]]
-            pick = sampled(linear.count(y), int(width), len(self.feeds), (self.seed, linear.op.index, number))
+            pick = sampled(linear.count(y), width, outputs, len(self.feeds), (self.seed, linear.op.index, number))
             found = linear.targets(y, pick).astype(np.float64)
             if corrections is not None and corrections[number].shape == y.shape:
                 found = found + linear.targets(corrections[number], pick)
@@ -171,46 +203,47 @@ class Refit(Pass):
         pruned = self.pruned.map([other.tensor], lambda _, values: values[other.tensor])
         return [other.undo(was.astype(np.float64) - now) for was, now in zip(dense, pruned, strict=True)]
 
-    def _sums(
-        self, linear: Linear, live: Mask, columns: Mask, targets: Sequence[tuple[Index | None, Matrix]]
-    ) -> tuple[Sums, Sums]:
-        few = len(self.feeds) < HELD_OUT
+    def _rows(self, linear: Linear, live: Mask, columns: Mask, targets: Sequence[tuple[Index | None, Matrix]]) -> Rows:
+        """For every batch what the layer reads by now, kept columns only, (n, G, D), and what it should give."""
 
-        def look(number: int, values: Mapping[str, Array]) -> tuple[Sums, Sums]:
+        def look(number: int, values: Mapping[str, Array]) -> tuple[Matrix, Matrix]:
             pick, target = targets[number]
             rows = linear.rows(values[linear.x[0]], pick)[:, live].astype(np.float64)
-            x, y = _taken(rows, columns), target[:, live]
-            cut = len(x) - len(x) // HELD_OUT if few else 0 if number % HELD_OUT == HELD_OUT - 1 else len(x)
+            return np.stack([rows[:, group, kept] for group, kept in enumerate(columns)], axis=1), target[:, live]
+
+        return list(self.pruned.map([linear.x[0]], look))
+
+    def _sums(self, rows: Rows) -> tuple[Sums, Sums]:
+        """The sums of what is fitted and of what is held out: whole batches, or the last rows of each of a few."""
+        few = len(rows) < HELD_OUT
+
+        def look(number: int) -> tuple[Sums, Sums]:
+            x, y = rows[number]
+            cut = len(x) - len(x) // HELD_OUT if few else 0 if self._is_held_out(number) else len(x)
             return Sums.of(x[:cut], y[:cut]), Sums.of(x[cut:], y[cut:])
 
-        found = iter(self.pruned.map([linear.x[0]], look))
+        found = in_order(look, len(rows))
         seen, held_out = next(found)
         for a, b in found:
             seen, held_out = seen + a, held_out + b
         return seen, held_out
 
-    def _write(
-        self, linear: Linear, live: Mask, columns: Mask, outputs: Mask, weight: Matrix, solution: Solution
-    ) -> None:
-        whole = np.zeros_like(weight)
+    def _write(self, linear: Linear, added: Bias, live: Mask, columns: Mask, outputs: Mask, solution: Solution) -> None:
+        weight, old = self.now(linear.w), self.now(added.name)
+        whole = np.zeros_like(linear.matrix(weight.astype(np.float64)))
         for row, number in enumerate(np.flatnonzero(live)):
             whole[number][:, columns[row]] = solution.weight[row]
         whole[~outputs] = 0
-        dtype = self.now(linear.w).dtype
-        self.put(linear.w, linear.tensor(whole).astype(dtype))
-        assert linear.bias is not None
-        old = self.now(linear.bias.name)
+        self.put(linear.w, linear.tensor(whole).astype(weight.dtype))
         bias = np.zeros(outputs.shape)
         bias[live] = solution.bias
-        bias = np.where(outputs, bias, 0).reshape(old.shape) / linear.bias.factor
-        self.put(linear.bias.name, ((0 if linear.bias.inside else old.astype(np.float64)) + bias).astype(old.dtype))
+        bias = np.where(outputs, bias, 0).reshape(old.shape) / added.factor
+        self.put(added.name, ((0 if added.inside else old.astype(np.float64)) + bias).astype(old.dtype))
 
 
-def _taken(rows: Array, columns: Mask) -> Array:
-    """The kept columns of every group; all groups keep as many. (…, G, D) rows, or (G, O, D) weights."""
-    if rows.ndim == 3 and rows.shape[0] == len(columns) and rows.shape[1] != len(columns):
-        return np.stack([matrix[:, kept] for matrix, kept in zip(rows, columns, strict=True)])
-    return np.stack([rows[:, group][:, kept] for group, kept in enumerate(columns)], axis=1)
+def _outputs(x: Matrix, solution: Solution) -> Matrix:
+    """What a solution gives for rows (n, G, D): (n, G, O)."""
+    return np.asarray((x.transpose(1, 0, 2) @ solution.weight.transpose(0, 2, 1)).transpose(1, 0, 2) + solution.bias)
 
 
 class Means(Refit):

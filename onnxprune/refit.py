@@ -105,11 +105,10 @@ def solve(seen: Sums, held_out: Sums, weight: Matrix, bias: Matrix, ridges: Sequ
         found = float(held_out.error(fitted, seen.intercept(fitted)).sum()) if fitted is not None else np.inf
         if found < best:
             best, ridge = found, rho
-    if ridge is None:
-        return Solution(weight, bias, None, before, before)
     every = seen + held_out
-    final = fit(every, weight, ridge)
-    assert final is not None
+    final = None if ridge is None else fit(every, weight, ridge)
+    if final is None:
+        return Solution(weight, bias, None, before, before)
     return Solution(final, every.intercept(final), ridge, before, best / variance)
 
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.graph import Graph, Op
+from onnxprune.graph import Graph
 from onnxprune.linear import Linear
 from onnxprune.record import Array
+from onnxprune.rectifier import affine
 
 SMALLEST = 1e-3  # of the largest factor; what is scaled by less cannot be made up for
 
@@ -58,28 +59,11 @@ def stream(graph: Graph, linear: Linear, linears: Collection[int]) -> Stream | N
                 graph, others[0], linear.op.index, linears
             )
             return Stream(others[0], factor, axis) if ready else None
-        step = _scaled(graph, op, slot, others, size, axis)
+        step = affine(graph, op, slot, size, axis)
         if step is None:
             return None
-        factor = factor * step
+        factor = factor * step[0]
         name = op.out
-
-
-def _scaled(graph: Graph, op: Op, slot: int, others: list[str], size: int, axis: int) -> Array | None:
-    """What a node multiplies each channel by; ``None`` if it does anything else."""
-    if op.kind in ("Identity", "Dropout"):
-        return np.ones(size)
-    if op.kind == "BatchNormalization" and slot == 0 and axis == 1 and all(map(graph.is_constant, others)):
-        scale, _, _, variance = (np.asarray(graph.constant(other)).astype(np.float64) for other in op.ins[1:5])
-        return np.asarray(scale / np.sqrt(variance + op.attr("epsilon", 1e-5)))
-    if op.kind in ("Add", "Mul") and len(others) == 1 and graph.is_constant(others[0]):
-        array = np.asarray(graph.constant(others[0])).astype(np.float64)
-        rank = len(graph.shapes[op.ins[slot]])
-        channel = array.ndim - rank + axis
-        fits = array.size == size and channel >= 0 and array.shape[channel] == size
-        if array.ndim <= rank and (array.size == 1 or fits):
-            return np.broadcast_to(array.ravel(), size) if op.kind == "Mul" else np.ones(size)
-    return None
 
 
 def _depends(graph: Graph, tensor: str, index: int, linears: Collection[int]) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,12 +26,14 @@ class Split(NamedTuple):
         evaluation: batches.
         rows: for each row of the evaluation data its place in the data that labels belong to.
         seen: whether the evaluation data are the calibration data, for want of others.
+        chosen: for each row of the calibration data its place in the data that labels belong to.
     """
 
     calibration: list[Feed]
     evaluation: list[Feed]
     rows: Array
     seen: bool
+    chosen: Array
 
 
 def split(graph: Graph, feeds: Sequence[Feed], shapes: Shapes, samples: int, seed: int, *, labelled: bool) -> Split:
@@ -51,9 +53,26 @@ def split(graph: Graph, feeds: Sequence[Feed], shapes: Shapes, samples: int, see
     chosen = np.sort(rng.permutation(len(units))[: min(samples, most)])
     rest = np.setdiff1d(np.arange(len(units)), chosen)
     calibration = batched(graph, [units[i] for i in chosen], batch_rows(graph, shapes))
+    counts = [count(unit) for unit in units]
+    places = np.split(np.arange(sum(counts)), np.cumsum(counts)[:-1])  # of the rows of each unit
+    own = np.concatenate([places[i] for i in chosen])
     if not len(rest):
-        return Split(calibration, list(feeds), np.arange(len(units)), True)
-    return Split(calibration, batched(graph, [units[i] for i in rest], BATCH), rest, False)
+        return Split(calibration, list(feeds), np.concatenate(places), True, own)
+    rows = np.concatenate([places[i] for i in rest])
+    return Split(calibration, batched(graph, [units[i] for i in rest], BATCH), rows, False, own)
+
+
+def count(unit: Feed) -> int:
+    """The rows of a feed."""
+    first = next(iter(unit.values()))
+    return len(first) if first.ndim else 0  # as `onnxprune.evidence.rows` counts them
+
+
+def classes(labels: object, chosen: Array, feeds: Sequence[Feed]) -> list[Array]:
+    """The labels of each feed's rows, if they are whole numbers, one per row; none otherwise."""
+    if not isinstance(labels, np.ndarray) or labels.ndim != 1 or labels.dtype.kind not in "iu":
+        return []
+    return np.split(labels[chosen], np.cumsum([count(feed) for feed in feeds])[:-1])
 
 
 def is_open(graph: Graph) -> bool:
@@ -120,7 +139,8 @@ def _digests(feeds: Sequence[Feed]) -> set[bytes]:
         arrays = list(feed.values())
         rows = arrays[0].shape[0] if arrays and arrays[0].ndim else 1
         alike = all(array.ndim and array.shape[0] == rows for array in arrays)
-        for row in range(rows) if alike else (slice(None),):
+        places: Iterable[Any] = range(rows) if alike else (...,)
+        for row in places:
             digest = hashlib.sha256()
             for array in arrays:
                 digest.update(

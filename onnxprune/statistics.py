@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxprune.analysis import Analysis
 from onnxprune.criteria.base import Numbers, Part, Scores
-from onnxprune.errors import UsageError
+from onnxprune.gradients import Gates
 from onnxprune.inputs import Feed
 from onnxprune.linear import Index, Linear, layers
 from onnxprune.moments import Layer, Moments
@@ -18,13 +18,23 @@ from onnxprune.walk import Walk
 
 WIDEST = 2304  # columns whose moments are taken tap by tap; wider layers' are taken channel by channel
 FLOPS = 2e10  # that the products of one layer's rows may take; more rows are sampled
+HELD = 1 << 24  # numbers of all rows that are used of one layer
 LEAST_ROWS = 4  # times the columns
 MEMORY = 256 << 20  # bytes of all moments together
 
 
-def sampled(count: int, columns: int, batches: int, seed: Sequence[int]) -> Index | None:
-    """Which of a batch's rows are used: all, or as many as are affordable; at least four times the columns in all."""
-    most = max(FLOPS / (2 * columns**2), LEAST_ROWS * columns) / batches
+def sampled(count: int, columns: int, others: int, batches: int, seed: Sequence[int]) -> Index | None:
+    """Which of a batch's rows are used: all, or as many as are affordable.
+
+    Args:
+        count: the rows.
+        columns: how wide they are; rows are at least four times as many in all, if there are as many.
+        others: how many numbers are held beside each row.
+        batches: how many batches share what is affordable.
+        seed: of the choice.
+    """
+    affordable = min(FLOPS / (2 * columns**2), HELD / (columns + others))
+    most = max(affordable, LEAST_ROWS * columns) / batches
     if count <= most:
         return None
     return np.sort(np.random.default_rng(seed).choice(count, int(np.ceil(most)), replace=False))
@@ -38,12 +48,19 @@ class Statistics:
         feeds: the calibration data, in batches.
         seed: of the rows that are sampled where there are too many.
         values: what some constants hold by now.
+        labels: the classes of each feed's rows, for gradients; empty without labels.
     """
 
     def __init__(
-        self, analysis: Analysis, feeds: Sequence[Feed], seed: int = 0, values: Mapping[str, Array] | None = None
+        self,
+        analysis: Analysis,
+        feeds: Sequence[Feed],
+        seed: int = 0,
+        values: Mapping[str, Array] | None = None,
+        labels: Sequence[Array] = (),
     ) -> None:
         self.analysis, self.feeds, self.seed, self.values = analysis, feeds, seed, dict(values or {})
+        self.labels = labels
         self.linears = list(layers(analysis.graph, analysis.rule))
 
     def value(self, name: str) -> Array:
@@ -77,13 +94,26 @@ class Statistics:
                 found.append(Part(layer, own))
         return found
 
-    def gates(self, group: int) -> Scores:
-        """Gradients are an extra.
+    @cached_property
+    def gradients(self) -> Gates:
+        """Gradients at gates.
 
         Raises:
-            UsageError: always, so far.
+            UsageError: the model has none here, or the extra is not installed; so do those that ask for them.
         """
-        raise UsageError("Gradients need the extra onnxprune[grad].")
+        return Gates(self.analysis, self.feeds, self.labels, self.seed, self.values)
+
+    def gates(self, group: int) -> Scores:
+        """The gradients of losses at the gates of a group's units, (losses, units)."""
+        return self.gradients.gates(group)
+
+    def projections(self, group: int) -> Scores:
+        """The gradients of random projections of the outputs at the gates of a group's units, (projections, units)."""
+        return self.gradients.projections(group)
+
+    def labelled(self) -> bool:
+        """Whether losses are taken at labels."""
+        return self.gradients.labelled
 
     @cached_property
     def read(self) -> list[tuple[Linear, list[tuple[Layer, Numbers]]]]:
@@ -127,13 +157,12 @@ class Statistics:
     def _look(self, linear: Linear, taps: int, number: int, values: Mapping[str, Array]) -> list[Moments]:
         x, seed = values[linear.x[0]], (self.seed, linear.op.index, number)
         if taps == linear.taps:
-            pick = sampled(
-                linear.count(values[linear.y[0]]), self._width(linear, {linear.op.index: taps}), len(self.feeds), seed
-            )
+            width = self._width(linear, {linear.op.index: taps})
+            pick = sampled(linear.count(values[linear.y[0]]), width, 0, len(self.feeds), seed)
             rows = linear.rows(x, pick)
         else:
             flat = np.moveaxis(x, linear.x[1], -1).reshape(-1, x.shape[linear.x[1]])
-            pick = sampled(len(flat), flat.shape[1], len(self.feeds), seed)
+            pick = sampled(len(flat), flat.shape[1], 0, len(self.feeds), seed)
             rows = (flat if pick is None else flat[pick]).reshape(-1, linear.groups, flat.shape[1] // linear.groups)
         return [Moments.of(rows[:, group].astype(np.float64)) for group in range(linear.groups)]
 

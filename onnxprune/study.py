@@ -27,7 +27,7 @@ from onnxprune.inputs import Feed, Shapes
 from onnxprune.linear import layers
 from onnxprune.methods import recovered
 from onnxprune.ranking import Ranking, rank
-from onnxprune.record import Record
+from onnxprune.record import Array, Record
 from onnxprune.recovery import HELD_OUT, Step
 from onnxprune.statistics import Statistics
 from onnxprune.walk import Values
@@ -67,6 +67,7 @@ class Study:
 
     Attributes:
         measure: how much worse a model with these values is by the user's metric, where there is one.
+        labels: the classes of each feed's rows, where they are known.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Study:
     ) -> None:
         self.model, self.feeds, self.seed, self.recover, self.progress = model, list(feeds), seed, recover, progress
         self.measure: Callable[[Values], float] | None = None
+        self.labels: list[Array] = []
         self.least_ridge = LEAST_BLIND if blind else 0.0
         self.unscored: dict[int, str] = {}
         self.notes: list[str] = []
@@ -91,6 +93,11 @@ class Study:
         self.seen = [feed for number, feed in enumerate(feeds) if number % HELD_OUT != HELD_OUT - 1]
         held_out = [feed for number, feed in enumerate(feeds) if number % HELD_OUT == HELD_OUT - 1]
         self.held_out = HeldOut(self.analysis.graph, held_out or self.feeds)
+
+    def statistics(self, values: Values | None = None) -> Statistics:
+        """What criteria ask for, of the model as it is by now."""
+        labels = [own for number, own in enumerate(self.labels) if number % HELD_OUT != HELD_OUT - 1]
+        return Statistics(self.analysis, self.seen, self.seed, values, labels)
 
     @property
     def none(self) -> Mask:
@@ -124,10 +131,10 @@ class Study:
             PruneError: the budget is out of reach.
         """
         self.progress("statistics")
-        statistics = Statistics(self.analysis, self.seen, self.seed)
+        statistics = self.statistics()
         ranking = self.rank(statistics, criterion, budget)
-        if budget.ratio is not None:
-            yield self.judged("ratio", allocate(self.analysis, ranking, budget, self.cost), criterion)
+        if budget.ratio is not None or schedule == "scores":
+            yield self.judged("scores", allocate(self.analysis, ranking, budget, self.cost), criterion)
             return
         keep = budget.keep or 0.0
         plain = curve.shapeless(self.analysis, ranking, budget, self.none)
@@ -142,7 +149,7 @@ class Study:
 
     def _best_criterion(self, budget: Budget) -> str:
         """The criterion whose choice does best on held-out data, the same fraction of every group gone."""
-        statistics = Statistics(self.analysis, self.seen, self.seed)
+        statistics = self.statistics()
         losses = {}
         for name in COMPARED:
             ranking = self.rank(statistics, name, budget)
@@ -155,7 +162,7 @@ class Study:
     def _within(self, criterion: str, budget: Budget, allowed: float) -> Candidate:
         """As much as a loss allows: propose, refit, evaluate, accept or roll back and try a smaller step."""
         self.progress("statistics")
-        statistics = Statistics(self.analysis, self.seen, self.seed)
+        statistics = self.statistics()
         plain = curve.shapeless(self.analysis, self.rank(statistics, criterion, budget), budget, self.none)
         curves = self.curves(statistics, plain, self.none)
         accepted = self.judged("nothing", self.none, criterion)
@@ -190,7 +197,7 @@ class Study:
             if number:
                 self.progress(f"stage {number + 1} of {stages}")
                 values = self.refit(removed, self.seen)[0]
-                statistics = Statistics(self.analysis, self.seen, self.seed, values)
+                statistics = self.statistics(values)
                 ranking = self.rank(statistics, criterion, budget)
                 plain = curve.shapeless(self.analysis, ranking, budget, removed)
                 curves = self.curves(statistics, plain, removed)

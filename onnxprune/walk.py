@@ -26,6 +26,8 @@ from onnxprune.inputs import Feed
 from onnxprune.record import Array
 from onnxprune.runtime import Session
 
+MEMORY = 512 << 20  # bytes
+
 T = TypeVar("T")
 Values = dict[str, Array]
 """New values of constant tensors, by name."""
@@ -42,7 +44,7 @@ class Walk:
     """
 
     def __init__(
-        self, graph: Graph, feeds: Sequence[Feed], values: Mapping[str, Array] | None = None, memory: int = 1 << 30
+        self, graph: Graph, feeds: Sequence[Feed], values: Mapping[str, Array] | None = None, memory: int = MEMORY
     ) -> None:
         self.graph, self.memory = graph, memory
         self.values: Values = dict(values or {})
@@ -55,10 +57,10 @@ class Walk:
         self._last = self._last_readers()
 
     def _last_readers(self) -> dict[str, int]:
-        last: dict[str, int] = {}
+        last: dict[str, int] = {value.name: len(self.ops) for value in self.graph.proto.output}
         for number, op in enumerate(self.ops):
             for name in self.reads(op):
-                last[name] = number
+                last[name] = max(number, last.get(name, 0))
         return last
 
     def reads(self, op: Op) -> list[str]:
@@ -84,7 +86,7 @@ class Walk:
                 found.update(zip(session.outputs, outputs, strict=True))
             return function(number, found)
 
-        yield from _in_order(work, len(self.held))
+        yield from in_order(work, len(self.held))
 
     def advance(self, place: int) -> None:
         """Keep what is alive before the node at this place, and forget what came before; stay, if it is too much."""
@@ -160,7 +162,7 @@ class Walk:
         return tensor
 
 
-def _in_order(work: Callable[[int], T], count: int) -> Iterator[T]:
+def in_order(work: Callable[[int], T], count: int) -> Iterator[T]:
     """Results of a task for 0, 1, …, computed side by side, a few ahead of what is asked for."""
     threads = max(1, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from onnxprune.edits import with_biases
 from onnxprune.graph import Graph
 from onnxprune.inputs import Feed
 from onnxprune.linear import Linear, layers
-from onnxprune.record import Array, Record
+from onnxprune.record import Array
 from onnxprune.walk import Walk
 from tests.laws import analyse, parse
 
@@ -48,9 +48,7 @@ CONVOLUTIONS: dict[str, Kind] = {
     "without a bias": Kind("z = Conv(h, w)", PICTURE, (-1, 4, 5, 6), (4, 6, 3, 3)),
     "pointwise": Kind("z = Conv(h, w, b)", PICTURE, (-1, 4, 7, 8), (4, 6, 1, 1), b=(4,)),
     "strided": Kind("z = Conv <strides = [2, 3]> (h, w, b)", PICTURE, (-1, 4, 3, 2), (4, 6, 3, 3), b=(4,)),
-    "asymmetric pads": Kind(
-        "z = Conv <pads = [0, 2, 1, 0]> (h, w, b)", PICTURE, (-1, 4, 7, 7), (4, 6, 2, 4), b=(4,)
-    ),
+    "asymmetric pads": Kind("z = Conv <pads = [0, 2, 1, 0]> (h, w, b)", PICTURE, (-1, 4, 7, 7), (4, 6, 2, 4), b=(4,)),
     "asymmetric pads and strides": Kind(
         "z = Conv <pads = [1, 0, 2, 3], strides = [2, 2]> (h, w, b)", PICTURE, (-1, 4, 4, 5), (4, 6, 3, 3), b=(4,)
     ),
@@ -166,7 +164,10 @@ def normal(shape: Sequence[int], rows: int = 3, seed: int = 0) -> Array:
 def batches(shapes: Mapping[str, Sequence[int]], count: int = 5, rows: int = 8, seed: int = 0) -> list[Feed]:
     """Feeds of random values."""
     return [
-        {name: normal(shape, rows, 1000 * seed + 10 * number + slot) for slot, (name, shape) in enumerate(shapes.items())}
+        {
+            name: normal(shape, rows, 1000 * seed + 10 * number + slot)
+            for slot, (name, shape) in enumerate(shapes.items())
+        }
         for number in range(count)
     ]
 
@@ -183,7 +184,9 @@ def prepared(model: onnx.ModelProto) -> Analysis:
     return Analysis(Graph(with_biases(analysis.graph, layers(analysis.graph, analysis.rule))))
 
 
-def outputs(graph: Graph, feeds: Sequence[Feed], names: Sequence[str], values: Mapping[str, Array] | None = None) -> list[Array]:
+def outputs(
+    graph: Graph, feeds: Sequence[Feed], names: Sequence[str], values: Mapping[str, Array] | None = None
+) -> list[Array]:
     """Tensors of a model, the batches put together."""
     found = list(Walk(graph, feeds, values).map(names, lambda _, given: dict(given)))
     return [np.concatenate([given[name].astype(np.float64) for given in found]) for name in names]
@@ -210,14 +213,3 @@ def replaced(model: onnx.ModelProto, name: str, change: Callable[[NDArray[np.flo
     values = np.array(numpy_helper.to_array(tensor))
     change(values)
     tensor.CopyFrom(numpy_helper.from_array(values, name))
-
-
-def record_of(model: onnx.ModelProto) -> Record:
-    """A model as it came."""
-    return Record(model)
-
-
-def constants(model: onnx.ModelProto) -> Iterator[tuple[str, Array]]:
-    """A model's initializers."""
-    for tensor in model.graph.initializer:
-        yield tensor.name, numpy_helper.to_array(tensor)

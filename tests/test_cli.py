@@ -46,7 +46,7 @@ def test_prune_with_data_and_labels_measures_what_it_cost(tmp_path: Path) -> Non
     """As the README shows it, on the smallest of the reference models."""
     out, plan, report = tmp_path / "small.onnx", tmp_path / "plan.json", tmp_path / "report.json"
     given = ("--data", DATA, "--labels", LABELS, "--plan", plan, "--report", report)
-    text = done("prune", MLP, "-o", out, "--ratio", "0.5", "--align", "8", *given)
+    text = done("prune", MLP, "-o", out, "--recover", "none", "--ratio", "0.5", "--align", "8", *given)
     assert "Removed ≡ zeroed" in text
     assert "88.25%" in text
     assert "2,000 rows of your data" in text
@@ -75,20 +75,22 @@ def test_each_budget_is_met(tmp_path: Path, budget: str) -> None:
 
 
 def test_plan_and_apply_are_prune_in_two_steps(tmp_path: Path) -> None:
-    assert "Wrote" in done("plan", MLP, "-o", tmp_path / "plan.json", "--ratio", "0.5")
+    assert "Wrote" in done("plan", MLP, "-o", tmp_path / "plan.json", "--recover", "none", "--ratio", "0.5")
     assert "Removed ≡ zeroed" in done("apply", MLP, tmp_path / "plan.json", "-o", tmp_path / "a.onnx")
-    done("prune", MLP, "-o", tmp_path / "b.onnx", "--ratio", "0.5")
+    done("prune", MLP, "-o", tmp_path / "b.onnx", "--recover", "none", "--ratio", "0.5")
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
 def test_nothing_to_remove_is_said_and_copied(tmp_path: Path) -> None:
-    assert "byte for byte" in done("prune", MLP, "-o", tmp_path / "x.onnx", "--ratio", "0")
+    assert "byte for byte" in done("prune", MLP, "-o", tmp_path / "x.onnx", "--recover", "none", "--ratio", "0")
     assert (tmp_path / "x.onnx").read_bytes() == MLP.read_bytes()
-    assert "Nothing is to be removed" in done("plan", MLP, "-o", tmp_path / "p.json", "--ratio", "0")
+    assert "Nothing is to be removed" in done(
+        "plan", MLP, "-o", tmp_path / "p.json", "--recover", "none", "--ratio", "0"
+    )
 
 
 def test_verify_says_equal_or_fails(tmp_path: Path) -> None:
-    done("plan", MLP, "-o", tmp_path / "plan.json", "--ratio", "0.5")
+    done("plan", MLP, "-o", tmp_path / "plan.json", "--recover", "none", "--ratio", "0.5")
     done("apply", MLP, tmp_path / "plan.json", "-o", tmp_path / "x.onnx")
     assert "equal" in done("verify", MLP, MLP)
     assert "equal" in done("verify", MLP, tmp_path / "x.onnx", "--plan", tmp_path / "plan.json")
@@ -101,9 +103,9 @@ def test_verify_says_equal_or_fails(tmp_path: Path) -> None:
 
 def test_in_place_is_asked_for(tmp_path: Path) -> None:
     model = Path(shutil.copy(MLP, tmp_path / "model.onnx"))
-    assert "--in-place" in refused(2, "prune", model, "-o", model, "--ratio", "0.5")
+    assert "--in-place" in refused(2, "prune", model, "-o", model, "--recover", "none", "--ratio", "0.5")
     assert model.read_bytes() == MLP.read_bytes()
-    done("prune", model, "-o", model, "--ratio", "0.5", "--in-place")
+    done("prune", model, "-o", model, "--recover", "none", "--ratio", "0.5", "--in-place")
     assert list(snapshot(tmp_path)) == ["model.onnx"]
     assert model.stat().st_size < MLP.stat().st_size
 
@@ -155,9 +157,9 @@ VERBS: dict[str, tuple[str, ...]] = {
     "explain --tensor": ("explain", "{model}", "--tensor", "hidden.weight"),
     "explain --group": ("explain", "{model}", "--group", "0"),
     "explain --op": ("explain", "{model}", "--op", "Gemm"),
-    "prune": ("prune", "{model}", "-o", "{folder}/x.onnx", "--ratio", "0.5"),
-    "prune nothing": ("prune", "{model}", "-o", "{folder}/x.onnx", "--ratio", "0"),
-    "plan": ("plan", "{model}", "-o", "{folder}/p.json", "--ratio", "0.5"),
+    "prune": ("prune", "{model}", "-o", "{folder}/x.onnx", "--recover", "none", "--ratio", "0.5"),
+    "prune nothing": ("prune", "{model}", "-o", "{folder}/x.onnx", "--recover", "none", "--ratio", "0"),
+    "plan": ("plan", "{model}", "-o", "{folder}/p.json", "--recover", "none", "--ratio", "0.5"),
     "verify": ("verify", "{model}", "{model}"),
     "run": ("run", "zero-channels", "{model}", "-o", "{folder}/x.onnx", "--ratio", "0.5"),
     "passes": ("passes",),
@@ -196,7 +198,7 @@ def test_every_verb_prints_json_on_every_way_of_asking(folder: Path, verb: str) 
 
 
 def test_apply_prints_json_too(folder: Path) -> None:
-    done("plan", folder / "mlp.onnx", "-o", folder / "p.json", "--ratio", "0.5")
+    done("plan", folder / "mlp.onnx", "-o", folder / "p.json", "--recover", "none", "--ratio", "0.5")
     found = strict(done("apply", "--json", "-", folder / "mlp.onnx", folder / "p.json", "-o", folder / "x.onnx"))
     assert found["verified"]
 
@@ -253,7 +255,7 @@ def test_a_full_disk_behind_the_output_is_one_line(words: tuple[object, ...]) ->
 
 
 def test_closed_streams_change_nothing(tmp_path: Path) -> None:
-    words = ("prune", MLP, "-o", tmp_path / "x.onnx", "--ratio", "0.5")
+    words = ("prune", MLP, "-o", tmp_path / "x.onnx", "--recover", "none", "--ratio", "0.5")
     result = process(*words, shell=">&-")
     assert (result.returncode, result.stderr) == (0, "")
     first = (tmp_path / "x.onnx").read_bytes()
@@ -266,7 +268,10 @@ def test_closed_streams_change_nothing(tmp_path: Path) -> None:
 def test_a_locale_without_letters_is_enough(tmp_path: Path) -> None:
     plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
     model = Path(shutil.copy(MLP, tmp_path / "modèle.onnx"))
-    for words in (("prune", model, "-o", tmp_path / "sortie·.onnx", "--ratio", "0.5"), ("inspect", model, "--json")):
+    for words in (
+        ("prune", model, "-o", tmp_path / "sortie·.onnx", "--recover", "none", "--ratio", "0.5"),
+        ("inspect", model, "--json"),
+    ):
         result = process(*words, **plain)
         assert (result.returncode, result.stderr) == (0, "")
     assert (tmp_path / "sortie·.onnx").exists()
@@ -280,7 +285,9 @@ def test_a_file_name_in_another_encoding_is_told_what_to_do(tmp_path: Path) -> N
     with open(name, "wb") as file:
         file.write(MLP.read_bytes())
     assert "hidden.weight" in done("inspect", os.fsdecode(name))
-    assert "Rename the file" in refused(5, "prune", os.fsdecode(name), "-o", tmp_path / "x.onnx", "--ratio", "0.5")
+    assert "Rename the file" in refused(
+        5, "prune", os.fsdecode(name), "-o", tmp_path / "x.onnx", "--recover", "none", "--ratio", "0.5"
+    )
 
 
 # ---- faults ------------------------------------------------------------------------------------------------------
@@ -320,5 +327,5 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
         raise KeyboardInterrupt
 
     monkeypatch.setattr(proof, "compare", interrupt)
-    assert run("prune", MLP, "-o", tmp_path / "x.onnx", "--ratio", "0.5").exit_code == 1
+    assert run("prune", MLP, "-o", tmp_path / "x.onnx", "--recover", "none", "--ratio", "0.5").exit_code == 1
     assert snapshot(tmp_path) == {}

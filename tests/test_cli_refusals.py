@@ -76,7 +76,7 @@ def test_a_broken_model_is_refused_by_every_verb(tmp_path: Path, make: Callable[
 )
 @pytest.mark.parametrize("verb", ["inspect", "prune", "plan", "verify"])
 def test_a_model_that_cannot_be_read_is_an_input_error(folder: Path, verb: str, name: str, words: str) -> None:
-    out = ("-o", folder / "out.onnx", "--ratio", "0.5") if verb in ("prune", "plan") else ()
+    out = ("-o", folder / "out.onnx", "--recover", "none", "--ratio", "0.5") if verb in ("prune", "plan") else ()
     more = (folder / "model.onnx",) if verb == "verify" else ()
     before = snapshot(folder)
     with within(5):
@@ -214,7 +214,7 @@ OTHERS: list[tuple[int, str, str]] = [
 @pytest.mark.parametrize(("code", "words_given", "words"), OTHERS, ids=[given for _, given, _ in OTHERS])
 def test_every_other_verb_refuses_as_clearly(folder: Path, code: int, words_given: str, words: str) -> None:
     save(MLP.read_bytes(), folder / "mlp.onnx")
-    done("plan", folder / "model.onnx", "-o", folder / "plan.json", "--ratio", "0.5")
+    done("plan", folder / "model.onnx", "-o", folder / "plan.json", "--recover", "none", "--ratio", "0.5")
     before = snapshot(folder)
     with within(10):
         assert words in refused(code, *words_of(words_given, folder))
@@ -226,7 +226,19 @@ def test_cuda_where_there_is_none_is_no_silent_cpu(folder: Path) -> None:
         runtime.provider("cuda")
     except ProviderError:
         before = snapshot(folder)
-        line = refused(4, "prune", folder / "model.onnx", "-o", folder / "new", "--ratio", ".5", "--provider", "cuda")
+        line = refused(
+            4,
+            "prune",
+            folder / "model.onnx",
+            "-o",
+            folder / "new",
+            "--recover",
+            "none",
+            "--ratio",
+            ".5",
+            "--provider",
+            "cuda",
+        )
         assert "it has " in line
         assert snapshot(folder) == before
     else:
@@ -236,7 +248,9 @@ def test_cuda_where_there_is_none_is_no_silent_cpu(folder: Path) -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_directory_without_permission_is_an_output_error(folder: Path) -> None:
     (folder / "empty").chmod(0o500)
-    line = refused(5, "prune", folder / "model.onnx", "-o", folder / "empty" / "x.onnx", "--ratio", ".5")
+    line = refused(
+        5, "prune", folder / "model.onnx", "-o", folder / "empty" / "x.onnx", "--recover", "none", "--ratio", ".5"
+    )
     assert "you may not write" in line
     (folder / "empty").chmod(0o700)
 
@@ -252,5 +266,5 @@ def test_wrong_external_data_is_refused(folder: Path, location: str, code: int) 
     model = save_external(folder, name="model2.onnx", change=move)
     before = snapshot(folder)
     with within(5):
-        assert "'w1'" in refused(code, "prune", model, "-o", folder / "new", "--ratio", ".5")
+        assert "'w1'" in refused(code, "prune", model, "-o", folder / "new", "--recover", "none", "--ratio", ".5")
     assert snapshot(folder) == before

@@ -162,7 +162,7 @@ def test_a_null_plan_changes_no_byte(tmp_path: Path, text: str) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "out").mkdir()
     source = save(parse(text), tmp_path / "in" / "model.onnx")
-    onnxprune.prune(source, tmp_path / "out" / "model.onnx", ratio=0)
+    onnxprune.prune(source, tmp_path / "out" / "model.onnx", recover="none", ratio=0)
     assert snapshot(tmp_path / "out") == snapshot(tmp_path / "in")
     draft = surgery.remove(analyse(parse(text)), _units())
     assert onnx.load(saving.write(draft, tmp_path, "draft.onnx")) == onnx.load(source)
@@ -181,7 +181,7 @@ def _alike(model: onnx.ModelProto) -> onnx.ModelProto:
 def test_a_plan_is_replayed_with_and_without_copies(tmp_path: Path, text: str, alike: bool, copies: set[str]) -> None:
     model = parse(text, seed=3)
     source = save(_alike(model) if alike else model, tmp_path / "model.onnx")
-    result = onnxprune.prune(source, tmp_path / "a.onnx", ratio=0.5, align=1)
+    result = onnxprune.prune(source, tmp_path / "a.onnx", recover="none", ratio=0.5, align=1)
     again = Plan.loads(result.plan.dumps())
     assert again.dumps() == result.plan.dumps()
     assert {name for name in again.keep if "@" in name} == copies
@@ -195,7 +195,7 @@ def test_a_plan_is_replayed_with_and_without_copies(tmp_path: Path, text: str, a
 def test_a_plan_that_keeps_a_copy_whole_is_replayed(tmp_path: Path) -> None:
     source = save(parse(BIAS), tmp_path / "model.onnx")
     analysis, removed = analyse(onnx.load(source)), _units((0, 2), (0, 3))
-    plan = onnxprune.plan(source, ratio=0)
+    plan = onnxprune.plan(source, recover="none", ratio=0)
     plan.keep.update(surgery.keeps(analysis, removed))
     assert plan.keep["b@2"] == {}
     again = Plan.loads(plan.dumps())
@@ -209,7 +209,9 @@ def test_a_plan_that_keeps_a_copy_whole_is_replayed(tmp_path: Path) -> None:
 def test_a_shared_vector_that_lies_in_another_file_is_copied(tmp_path: Path) -> None:
     path = str(tmp_path / "model.onnx")
     onnx.save_model(parse(BIAS, seed=3), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
-    assert onnxprune.prune(tmp_path / "model.onnx", tmp_path / "out.onnx", ratio=0.5, align=1).applied.verified
+    assert onnxprune.prune(
+        tmp_path / "model.onnx", tmp_path / "out.onnx", recover="none", ratio=0.5, align=1
+    ).applied.verified
     found, bias = weights(tmp_path / "out.onnx"), weights(tmp_path / "model.onnx")["b"]
     assert found["b"].shape == found["b@2"].shape == (3,)
     assert set(found["b"]) | set(found["b@2"]) <= set(bias)

@@ -93,7 +93,7 @@ def test_a_model_that_the_checker_takes_but_no_one_can_run_is_refused(tmp_path: 
     path = save(model, tmp_path / "model.onnx")
     before = snapshot(tmp_path)
     with pytest.raises(RefusedError, match="input model does not"):
-        onnxprune.prune(path, tmp_path / "out.onnx", ratio=0.5)
+        onnxprune.prune(path, tmp_path / "out.onnx", recover="none", ratio=0.5)
     assert snapshot(tmp_path) == before
 
 
@@ -110,9 +110,9 @@ def test_a_model_without_anything_to_prune_is_copied_but_nonsense_is_still_an_er
     ]
     for given in wrong:
         with pytest.raises(PruneError):
-            onnxprune.prune(path, out, ratio=0.5, **given)
+            onnxprune.prune(path, out, recover="none", ratio=0.5, **given)
         assert not out.exists()
-    onnxprune.prune(path, out, ratio=0.5)
+    onnxprune.prune(path, out, recover="none", ratio=0.5)
     assert out.read_bytes() == path.read_bytes()
 
 
@@ -121,10 +121,10 @@ def test_a_model_newer_than_the_runtime_can_be_planned_but_not_proved(tmp_path: 
     path = save(newest(), tmp_path / "model.onnx")
     if runs(path):
         pytest.skip("the installed onnxruntime knows everything that the installed onnx knows")
-    plan = onnxprune.plan(path, ratio=0.5)
+    plan = onnxprune.plan(path, recover="none", ratio=0.5)
     assert plan.keep
     with pytest.raises(PruneError, match=r"cannot execute .*IR \d+, opset \d+.*newer onnxruntime") as failure:
-        onnxprune.prune(path, tmp_path / "out.onnx", ratio=0.5)
+        onnxprune.prune(path, tmp_path / "out.onnx", recover="none", ratio=0.5)
     assert failure.value.exit_code == 1
     assert not (tmp_path / "out.onnx").exists()
 
@@ -159,7 +159,7 @@ def bomb(*sizes: int) -> onnx.ModelProto:
 def test_a_model_that_asks_for_more_memory_than_there_is_fails_a_check(tmp_path: Path) -> None:
     path = save(bomb(1 << 20, 1 << 20), tmp_path / "model.onnx")
     with pytest.raises(PruneError, match=r"'huge' of shape .* takes 4,096 GiB.*resource limit") as failure:
-        onnxprune.prune(path, tmp_path / "out.onnx", ratio=0.5)
+        onnxprune.prune(path, tmp_path / "out.onnx", recover="none", ratio=0.5)
     assert failure.value.exit_code == 1
     fine = save(tiny(), tmp_path / "fine.onnx")
     with pytest.raises(PruneError, match="resource limit"):

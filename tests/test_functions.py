@@ -167,7 +167,7 @@ def test_a_function_whose_operators_mean_something_else_is_refused() -> None:
 
 def test_a_null_plan_leaves_the_functions_and_every_byte(tmp_path: Path) -> None:
     source = save(called("y = local.block(x, w, b, v)", ONE, LAYER, BLOCK), tmp_path / "model.onnx")
-    onnxprune.prune(source, tmp_path / "out.onnx", ratio=0)
+    onnxprune.prune(source, tmp_path / "out.onnx", recover="none", ratio=0)
     assert (tmp_path / "out.onnx").read_bytes() == source.read_bytes()
 
 
@@ -175,7 +175,7 @@ def test_what_is_cut_is_written_out_and_replayed(tmp_path: Path) -> None:
     """Two calls of one function need two widths, so the result calls none."""
     steps = "h = local.layer(x, w, b)  k = local.layer(h, u, d)  y = MatMul(k, v)"
     source = save(called(steps, TWO, LAYER), tmp_path / "model.onnx")
-    result = onnxprune.prune(source, tmp_path / "a.onnx", ratio=0.5, align=1)
+    result = onnxprune.prune(source, tmp_path / "a.onnx", recover="none", ratio=0.5, align=1)
     cut = onnx.load(tmp_path / "a.onnx")
     assert not cut.functions
     assert {node.op_type for node in cut.graph.node} == {"MatMul", "Add", "Tanh"}

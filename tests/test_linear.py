@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from onnxprune.linear import Bias, Linear
 from onnxprune.record import Array
-from tests.laws import parse
-from tests.linears import KINDS, Kind, alone, analyse, found, normal, outputs
+from tests.laws import analyse, parse
+from tests.linears import KINDS, Kind, alone, found, normal, outputs
 
 
 def computed(linear: Linear, x: Array, pick: Array | None = None) -> Array:
@@ -109,7 +109,14 @@ def test_any_convolution_of_two_axes_is_its_matrix(data: st.DataObject) -> None:
     kind = Kind(
         f"z = Conv <{attributes}> (h, w, b)",
         (-1, 4, 8, 9),
-        (-1, 4, *(-(-(n + pads[i] + pads[i + 2] - dilations[i] * (kernel[i] - 1)) // strides[i]) for i, n in ((0, 8), (1, 9)))),
+        (
+            -1,
+            4,
+            *(
+                -(-(n + pads[i] + pads[i + 2] - dilations[i] * (kernel[i] - 1)) // strides[i])
+                for i, n in ((0, 8), (1, 9))
+            ),
+        ),
         (4, 4 // groups, *kernel),
         b=(4,),
     )
@@ -128,11 +135,22 @@ def test_any_transposed_convolution_is_its_matrix_or_is_left_alone(data: st.Data
     pads = draw(st.tuples(*[st.integers(0, 2)] * 4))
     more = [draw(st.integers(0, s - 1)) for s in strides]
     reach = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
-    sizes = [(n - 1) * s + r + 1 + m - pads[i] - pads[i + 2] for i, (n, s, r, m) in enumerate(zip((4, 5), strides, reach, more, strict=True))]
+    sizes = [
+        (n - 1) * s + r + 1 + m - pads[i] - pads[i + 2]
+        for i, (n, s, r, m) in enumerate(zip((4, 5), strides, reach, more, strict=True))
+    ]
     if min(sizes) < 1:
         return
-    attributes = f"strides = {list(strides)}, dilations = {list(dilations)}, pads = {list(pads)}, output_padding = {more}"
-    kind = Kind(f"z = ConvTranspose <group = 2, {attributes}> (h, w, b)", (-1, 4, 4, 5), (-1, 4, *sizes), (4, 2, *kernel), b=(4,))
+    attributes = (
+        f"strides = {list(strides)}, dilations = {list(dilations)}, pads = {list(pads)}, output_padding = {more}"
+    )
+    kind = Kind(
+        f"z = ConvTranspose <group = 2, {attributes}> (h, w, b)",
+        (-1, 4, 4, 5),
+        (-1, 4, *sizes),
+        (4, 2, *kernel),
+        b=(4,),
+    )
     layers = found(alone(kind))
     cropped = any(reach[i] < pads[i] or reach[i] - pads[i + 2] + more[i] < 0 for i in range(2))
     assert len(layers) == (0 if cropped else 1)
@@ -146,15 +164,19 @@ NOT_LINEAR = {
     "a weight read twice": "g (float[N,6] h) => (float[N,6] z) <float[6,6] w> { m = MatMul(h, w)  z = MatMul(m, w) }",
     "a weight handed out": """g (float[N,6] h) => (float[N,4] z, float[6,4] w) <float[6,4] v> {
         w = Identity(v)  z = MatMul(h, w) }""",
+    "a weight that is an output": """g (float[N,6] h) => (float[N,4] z, float[6,4] w) <float[6,4] w> {
+        z = MatMul(h, w) }""",
     "a computed weight": "g (float[N,6] h, float[6,4] w) => (float[N,4] z) { z = MatMul(h, w) }",
     "a computed kernel": "g (float[N,6,7,7] h, float[4,6,3,3] w) => (float[N,4,5,5] z) { z = Conv(h, w) }",
     "a computed kernel, turned": """g (float[N,6,7,7] h, float[6,4,3,3] w) => (float[N,4,9,9] z) {
         z = ConvTranspose(h, w) }""",
     "a constant on the left": "g (float[6,4] h) => (float[5,4] z) <float[5,6] w> { z = MatMul(w, h) }",
     "a constant on the left of Gemm": "g (float[6,4] h) => (float[5,4] z) <float[5,6] w> { z = Gemm(w, h) }",
-    "two constants": "g (float[N,4] h) => (float[N,4] z) <float[5,6] v, float[6,4] w> { m = MatMul(v, w)  z = Add(h, h) }",
+    "two constants": """g (float[N,4] h) => (float[N,4] z) <float[5,6] v, float[6,4] w> {
+        m = MatMul(v, w)  z = Add(h, h) }""",
     "a stack of matrices": "g (float[2,N,6] h) => (float[2,N,4] z) <float[2,6,4] w> { z = MatMul(h, w) }",
-    "an alpha of 0": "g (float[N,6] h) => (float[N,4] z) <float[6,4] w, float[4] b> { z = Gemm <alpha = 0.0> (h, w, b) }",
+    "an alpha of 0": """g (float[N,6] h) => (float[N,4] z) <float[6,4] w, float[4] b> {
+        z = Gemm <alpha = 0.0> (h, w, b) }""",
     "same, turned": """g (float[N,6,7,7] h) => (float[N,4,7,7] z) <float[6,4,3,3] w> {
         z = ConvTranspose <auto_pad = "SAME_UPPER"> (h, w) }""",
     "an output shape": """g (float[N,6,7,7] h) => (float[N,4,10,10] z) <float[6,4,3,3] w> {
@@ -186,8 +208,14 @@ BIASES = {
     "a matrix": ("g (float[4,6] h) => (float[4,3] z) <float[6,3] w, float[4,3] b> { z = Gemm(h, w, b) }", None),
     "computed": ("g (float[4,6] h, float[3] b) => (float[4,3] z) <float[6,3] w> { z = Gemm(h, w, b) }", None),
     "computed, and one behind": (
-        "g (float[4,6] h, float[3] c) => (float[4,3] z) <float[6,3] w, float[3] b> { m = Gemm(h, w, c)  z = Add(m, b) }",
+        """g (float[4,6] h, float[3] c) => (float[4,3] z) <float[6,3] w, float[3] b> {
+            m = Gemm(h, w, c)  z = Add(m, b) }""",
         None,
+    ),
+    "one that does not count, and one behind": (
+        """g (float[4,6] h) => (float[4,3] z) <float[6,3] w, float[3] c, float[3] b> {
+            m = Gemm <beta = 0.0> (h, w, c)  z = Add(m, b) }""",
+        Bias("b", inside=False),
     ),
     "a row": ("g (float[4,6] h) => (float[4,4] z) <float[6,4] w, float[1,4] b> { z = Gemm(h, w, b) }", Bias("b")),
     "shared by two": (
@@ -205,7 +233,8 @@ BIASES = {
         None,
     ),
     "behind, the product handed out": (
-        "g (float[N,6] h) => (float[N,4] z, float[N,4] m) <float[6,4] w, float[4] b> { m = MatMul(h, w)  z = Add(m, b) }",
+        """g (float[N,6] h) => (float[N,4] z, float[N,4] m) <float[6,4] w, float[4] b> {
+            m = MatMul(h, w)  z = Add(m, b) }""",
         None,
     ),
     "behind, subtracted": (
@@ -222,6 +251,7 @@ def test_a_bias_is_a_constant_vector_along_the_outputs(name: str) -> None:
 
 
 def test_layers_come_in_the_order_in_which_they_run() -> None:
-    text = "g (float[N,6] h) => (float[N,2] z) <float[6,4] w, float[4,2] v> { m = MatMul(h, w)  n = Relu(m)  z = MatMul(n, v) }"
+    text = """g (float[N,6] h) => (float[N,2] z) <float[6,4] w, float[4,2] v> {
+        m = MatMul(h, w)  n = Relu(m)  z = MatMul(n, v) }"""
     assert [linear.w for linear in found(parse(text))] == ["w", "v"]
     assert analyse(parse(text)).graph.ops[0].kind == "MatMul"

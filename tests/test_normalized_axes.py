@@ -176,7 +176,7 @@ def source(tmp_path: Path) -> Path:
 
 def test_a_plan_says_what_is_not_proven_and_is_replayed(source: Path) -> None:
     first, again = source.with_name("a.onnx"), source.with_name("b.onnx")
-    result = onnxprune.prune(source, first, ratio=0.5, align=1, normalized_axes=True)
+    result = onnxprune.prune(source, first, recover="none", ratio=0.5, align=1, normalized_axes=True)
     marks = {" ".join(sorted(g["axes"])): g.get("mask_equivalent", True) for g in result.plan.groups}
     assert marks == dict.fromkeys(HIDDEN_UNITS, False) | dict.fromkeys(INNER, True)
     assert weights(first)["table"].shape == (11, 4)
@@ -190,7 +190,7 @@ def test_a_plan_says_what_is_not_proven_and_is_replayed(source: Path) -> None:
 
 
 def test_without_being_told_so_no_hidden_size_goes(source: Path) -> None:
-    result = onnxprune.prune(source, source.with_name("out.onnx"), ratio=0.5, align=1)
+    result = onnxprune.prune(source, source.with_name("out.onnx"), recover="none", ratio=0.5, align=1)
     assert {" ".join(sorted(g["axes"])) for g in result.plan.groups} == set(INNER)
     assert all("mask_equivalent" not in g for g in result.plan.groups)
     assert "mask-equivalent" not in result.applied.note
@@ -198,7 +198,7 @@ def test_without_being_told_so_no_hidden_size_goes(source: Path) -> None:
 
 
 def test_a_plan_that_lost_the_permission_is_refused(source: Path) -> None:
-    document = json.loads(onnxprune.plan(source, ratio=0.5, align=1, normalized_axes=True).dumps())
+    document = json.loads(onnxprune.plan(source, recover="none", ratio=0.5, align=1, normalized_axes=True).dumps())
     document["recipe"]["normalized_axes"] = False
     with pytest.raises(RefusedError, match="which must stay"):
         onnxprune.apply(source, Plan.loads(json.dumps(document)), source.with_name("out.onnx"))
@@ -206,7 +206,7 @@ def test_a_plan_that_lost_the_permission_is_refused(source: Path) -> None:
 
 def test_where_only_hidden_units_go_nothing_is_claimed(source: Path) -> None:
     analysis = analysis_of(onnx.load(source))
-    plan = onnxprune.plan(source, ratio=0, normalized_axes=True)
+    plan = onnxprune.plan(source, recover="none", ratio=0, normalized_axes=True)
     plan.keep.update(surgery.keeps(analysis, removed_but(analysis, {"E": KEPT["E"]})))
     applied = onnxprune.apply(source, plan, source.with_name("out.onnx"))
     assert "a normalisation runs over 3 of the 3 units removed" in applied.note
@@ -219,7 +219,7 @@ def test_a_mistake_in_the_other_units_is_still_caught(source: Path, monkeypatch:
 
     monkeypatch.setattr(surgery, "_eraser", untouched)
     with pytest.raises(PruneError, match="Removed and zeroed differ"):
-        onnxprune.prune(source, source.with_name("out.onnx"), ratio=0.5, align=1, normalized_axes=True)
+        onnxprune.prune(source, source.with_name("out.onnx"), recover="none", ratio=0.5, align=1, normalized_axes=True)
     assert not source.with_name("out.onnx").exists()
 
 
@@ -228,7 +228,21 @@ def test_a_mistake_in_the_other_units_is_still_caught(source: Path, monkeypatch:
 
 def test_the_command_line_takes_hidden_sizes(source: Path) -> None:
     out, plan = source.with_name("out.onnx"), source.with_name("plan.json")
-    text = done("prune", source, "-o", out, "--ratio", "0.5", "--align", "1", "--normalized-axes", "--plan", plan)
+    text = done(
+        "prune",
+        source,
+        "-o",
+        out,
+        "--recover",
+        "none",
+        "--ratio",
+        "0.5",
+        "--align",
+        "1",
+        "--normalized-axes",
+        "--plan",
+        plan,
+    )
     assert "Not mask-equivalent" in " ".join(text.split())
     assert weights(out)["table"].shape == (11, 4)
     done("apply", source, plan, "-o", source.with_name("again.onnx"))
@@ -238,7 +252,7 @@ def test_the_command_line_takes_hidden_sizes(source: Path) -> None:
 @pytest.mark.parametrize(("attention", "heads"), [("heads", 1), ("dims", 2)])
 def test_the_command_line_takes_what_goes_of_attention(source: Path, attention: str, heads: int) -> None:
     plan = source.with_name("plan.json")
-    done("plan", source, "-o", plan, "--ratio", "0.5", "--align", "1", "--attention", attention)
+    done("plan", source, "-o", plan, "--recover", "none", "--ratio", "0.5", "--align", "1", "--attention", attention)
     found = Plan.loads(plan.read_text(encoding="utf-8"))
     assert found.recipe["attention"] == attention
     assert len(found.keep["q1"][1]) == WIDTH
@@ -248,5 +262,15 @@ def test_the_command_line_takes_what_goes_of_attention(source: Path, attention: 
 
 def test_the_command_line_knows_no_other_way_to_cut_attention(source: Path) -> None:
     assert "'rows' is not one of 'heads', 'dims'" in refused(
-        2, "plan", source, "-o", source.with_name("plan.json"), "--ratio", "0.5", "--attention", "rows"
+        2,
+        "plan",
+        source,
+        "-o",
+        source.with_name("plan.json"),
+        "--recover",
+        "none",
+        "--ratio",
+        "0.5",
+        "--attention",
+        "rows",
     )

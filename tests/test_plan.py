@@ -26,7 +26,7 @@ Document = dict[str, Any]
 
 @pytest.fixture
 def plan(mlp: Path) -> Plan:
-    return onnxprune.plan(mlp, ratio=0.5, align=8)
+    return onnxprune.plan(mlp, recover="none", ratio=0.5, align=8)
 
 
 @pytest.fixture
@@ -58,8 +58,8 @@ def test_a_plan_says_what_it_does_in_plain_words(document: Document, mlp: Path) 
 
 
 def test_the_same_question_gives_the_same_plan(mlp: Path, plan: Plan) -> None:
-    assert onnxprune.plan(mlp, ratio=0.5, align=8).dumps() == plan.dumps()
-    assert onnxprune.plan(mlp.read_bytes(), ratio=0.5, align=8).keep == plan.keep
+    assert onnxprune.plan(mlp, recover="none", ratio=0.5, align=8).dumps() == plan.dumps()
+    assert onnxprune.plan(mlp.read_bytes(), recover="none", ratio=0.5, align=8).keep == plan.keep
 
 
 def test_the_best_scored_units_are_kept(plan: Plan, mlp: Path) -> None:
@@ -74,7 +74,7 @@ def test_the_best_scored_units_are_kept(plan: Plan, mlp: Path) -> None:
 @pytest.mark.parametrize("name", ["mlp", "cnn", "resnet", "mobilenet"])
 def test_a_replay_gives_the_same_bytes(tmp_path: Path, name: str) -> None:
     source = MODELS / f"{name}.onnx"
-    result = onnxprune.prune(source, tmp_path / "a.onnx", ratio=0.5)
+    result = onnxprune.prune(source, tmp_path / "a.onnx", recover="none", ratio=0.5)
     (tmp_path / "plan.json").write_text(result.plan.dumps(), encoding="utf-8")
     applied = onnxprune.apply(source, tmp_path / "plan.json", tmp_path / "b.onnx")
     assert applied.verified
@@ -85,7 +85,7 @@ def test_a_replay_of_a_model_with_external_data_gives_the_same_bytes(tmp_path: P
     source = save_external(tmp_path)
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-    result = onnxprune.prune(source, tmp_path / "a" / "x.onnx", ratio=0.5)
+    result = onnxprune.prune(source, tmp_path / "a" / "x.onnx", recover="none", ratio=0.5)
     onnxprune.apply(source, result.plan, tmp_path / "b" / "x.onnx")
     assert snapshot(tmp_path / "a") == snapshot(tmp_path / "b")
 
@@ -101,7 +101,7 @@ def test_a_plan_that_was_edited_by_hand_is_obeyed(mlp: Path, document: Document)
 
 def test_what_was_protected_stays_protected_in_a_replay(tmp_path: Path) -> None:
     source = MODELS / "cnn.onnx"
-    result = onnxprune.prune(source, tmp_path / "a.onnx", ratio=0.5, protect_first=True)
+    result = onnxprune.prune(source, tmp_path / "a.onnx", recover="none", ratio=0.5, protect_first=True)
     onnxprune.apply(source, result.plan, tmp_path / "b.onnx")
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
@@ -113,9 +113,11 @@ def test_a_plan_that_removes_nothing_gives_back_the_input(tmp_path: Path, verb: 
     (tmp_path / "out").mkdir()
     source = save_external(tmp_path / "in") if external else save(tiny(), tmp_path / "in" / "model.onnx")
     if verb == "prune":
-        onnxprune.prune(source, tmp_path / "out" / "model.onnx", ratio=0)
+        onnxprune.prune(source, tmp_path / "out" / "model.onnx", recover="none", ratio=0)
     else:
-        applied = onnxprune.apply(source, onnxprune.plan(source, ratio=0), tmp_path / "out" / "model.onnx")
+        applied = onnxprune.apply(
+            source, onnxprune.plan(source, recover="none", ratio=0), tmp_path / "out" / "model.onnx"
+        )
         assert applied.verified
         assert "byte for byte" in applied.note
     assert snapshot(tmp_path / "out") == snapshot(tmp_path / "in")
@@ -128,7 +130,7 @@ def test_a_model_that_no_serializer_would_write_is_given_back_as_it_came(tmp_pat
     model.ClearField("graph")
     data = wire.tag(100, 3) + b"abc" + model.SerializeToString() + wire.tag(wire.GRAPH, len(graph)) + graph
     source = save(data, tmp_path / "odd.onnx")
-    onnxprune.prune(source, tmp_path / "out.onnx", ratio=0)
+    onnxprune.prune(source, tmp_path / "out.onnx", recover="none", ratio=0)
     assert (tmp_path / "out.onnx").read_bytes() == source.read_bytes()
 
 
@@ -307,7 +309,9 @@ def test_a_recipe_that_makes_no_sense_is_refused(mlp: Path, given: dict[str, Any
 
 
 def test_the_recipe_is_written_into_the_plan(mlp: Path) -> None:
-    plan = onnxprune.plan(mlp, ratio=0.25, criterion="random", seed=7, min_keep=3, align=4, input_shapes={"x": (2, 8)})
+    plan = onnxprune.plan(
+        mlp, recover="none", ratio=0.25, criterion="random", seed=7, min_keep=3, align=4, input_shapes={"x": (2, 8)}
+    )
     assert plan.recipe["input_shapes"] == {"x": [2, 8]}
     rest = {k: v for k, v in plan.recipe.items() if k != "input_shapes"}
     again = Recipe(**{**rest, "protect": tuple(rest["protect"])})
@@ -320,7 +324,7 @@ def test_open_sizes_are_found_for_counting_and_kept_for_the_replay(tmp_path: Pat
     { a = Conv(x, w1) r = Relu(a) y = Conv(r, w2) }
     """
     source = save(parse(text), tmp_path / "model.onnx")
-    plan = onnxprune.plan(source, macs=0.5, align=1)
+    plan = onnxprune.plan(source, recover="none", macs=0.5, align=1)
     assert plan.recipe["input_shapes"] == {"x": [1, 3, 64, 64]}
     assert plan.cost["before"]["macs"] == 64 * 64 * (3 * 16 + 16 * 4)
     assert onnxprune.apply(source, plan, tmp_path / "out.onnx").verified

@@ -87,7 +87,7 @@ def check(
     made = outputs(analysis.graph, other, names, values)
     assert max(relative(a, b) for a, b in zip(made, dense, strict=True)) <= LIMIT
     assert max(check_cut(analysis, values, removed, other, folder)) <= LIMIT
-    assert all(step.after < 1e-7 < step.before for step in steps if step.ridge is not None)
+    assert max(step.after for step in steps) < 1e-7 < max(step.before for step in steps)
     return steps
 
 
@@ -156,7 +156,8 @@ JOINED = {
     ),
     "a hidden layer before a residual add": (
         ("u", "c"),
-        """g (float[N,5,5,7] x) => (float[N,5,5,3] y) <float[7,4] s, float[7,6] u, float[6] c, float[6,4] w, float[4,3] v> {
+        """g (float[N,5,5,7] x) => (float[N,5,5,3] y) <float[7,4] s, float[7,6] u, float[6] c, float[6,4] w,
+            float[4,3] v> {
         r = MatMul(x, s)  q = MatMul(x, u)  h = Add(q, c)  b = MatMul(h, w)  a = Add(r, b)  o = Relu(a)
         y = MatMul(o, v) }""",
         ("u", 1),
@@ -205,9 +206,21 @@ def test_a_relu_keeps_what_is_a_multiple(tmp_path: Path) -> None:
 
 
 STREAMS = {
-    "a convolution, stream first": ("Conv(h, w)", "n = BatchNormalization(b, g1, g2, g3, var)  a = Add(r, n)", (4, 6, 1, 1)),
-    "a convolution, stream second": ("Conv(h, w)", "n = BatchNormalization(b, g1, g2, g3, var)  a = Add(n, r)", (4, 6, 1, 1)),
-    "a scale and a shift": ("Conv(h, w)", "m = Mul(g4, b)  n = Add(m, g5)  o = Identity(n)  a = Add(n, r)", (4, 6, 1, 1)),
+    "a convolution, stream first": (
+        "Conv(h, w)",
+        "n = BatchNormalization(b, g1, g2, g3, var)  a = Add(r, n)",
+        (4, 6, 1, 1),
+    ),
+    "a convolution, stream second": (
+        "Conv(h, w)",
+        "n = BatchNormalization(b, g1, g2, g3, var)  a = Add(n, r)",
+        (4, 6, 1, 1),
+    ),
+    "a scale and a shift": (
+        "Conv(h, w)",
+        "m = Mul(g4, b)  n = Add(m, g5)  o = Identity(n)  a = Add(n, r)",
+        (4, 6, 1, 1),
+    ),
     "nothing between": ("Conv <pads = [0, 0, 0, 0]> (h, w)", "a = Add(r, b)", (4, 6, 1, 1)),
 }
 
@@ -257,8 +270,10 @@ def test_a_step_that_harms_what_is_held_out_is_not_taken() -> None:
     removed = mask(analysis, ("u", 1), [1])
     untouched = surgery.zeroed(analysis, removed)
     values, (step,) = refitted(analysis, removed, [*[{"x": alike}] * 4, {"x": opposite * 3}])
+    assert step.ridge is None
+    assert step.before == step.after > 0.5
+    assert values.keys() == untouched.keys()
     np.testing.assert_array_equal(values["w"], untouched["w"])
-    np.testing.assert_allclose(values["b"], untouched["b"], atol=1e-6)
     values, (step,) = refitted(analysis, removed, [{"x": alike}] * 5)
     assert step.ridge == 1e-7
     np.testing.assert_allclose(values["w"], [[2], [0]], rtol=1e-4)
@@ -297,7 +312,8 @@ def test_weights_in_constant_nodes_are_refitted_too(tmp_path: Path) -> None:
 def test_layers_that_share_a_vector_are_refitted_apart(tmp_path: Path) -> None:
     model = planted(
         "u",
-        text="""g (float[N,7] x) => (float[N,4] y, float[N,4] z) <float[7,6] u, float[6,4] w, float[4] b, float[4,4] v> {
+        text="""g (float[N,7] x) => (float[N,4] y, float[N,4] z) <float[7,6] u, float[6,4] w, float[4] b,
+            float[4,4] v> {
         h = MatMul(x, u)  m = Gemm(h, w, b)  y = Relu(m)  z = Gemm(y, v, b) }""",
     )
     check(model, ("u", 1), {"x": (-1, 7)}, tmp_path)
@@ -329,7 +345,9 @@ def test_nothing_is_done_where_nothing_goes() -> None:
     model, shapes = read_by(KINDS["Gemm"])
     analysis = prepared(model)
     for method in METHODS:
-        assert recovered(analysis, np.zeros(analysis.units, dtype=bool), batches(shapes), method, 0, lambda _: None) == ({}, [])
+        assert recovered(
+            analysis, np.zeros(analysis.units, dtype=bool), batches(shapes), method, 0, lambda _: None
+        ) == ({}, [])
 
 
 def test_refit_visits_only_what_reads_something_else() -> None:

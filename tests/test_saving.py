@@ -146,7 +146,7 @@ def test_another_file_of_the_data_files_name_is_not_replaced(tmp_path: Path) -> 
     (other / "weights.bin").write_bytes(b"mine")
     (other / "x.onnx").write_bytes(b"old")
     with pytest.raises(FileError, match=r"weights\.bin.*another file of that name"):
-        onnxprune.prune(source, other / "x.onnx", ratio=0)
+        onnxprune.prune(source, other / "x.onnx", recover="none", ratio=0)
     assert snapshot(other) == {"weights.bin": b"mine", "x.onnx": b"old"}
 
 
@@ -162,9 +162,9 @@ def test_the_source_is_no_target_under_any_name(tmp_path: Path, kind: str) -> No
         target = source if kind == "path" else Path(f"{tmp_path}/./model.onnx")
     before = snapshot(tmp_path)
     with pytest.raises(UsageError, match="is the input"):
-        onnxprune.prune(source, target, ratio=0.5)
+        onnxprune.prune(source, target, recover="none", ratio=0.5)
     assert snapshot(tmp_path) == before
-    onnxprune.prune(source, target, ratio=0.5, in_place=True)
+    onnxprune.prune(source, target, recover="none", ratio=0.5, in_place=True)
     assert weights(target)["w1"].shape == (8, 32)
 
 
@@ -173,7 +173,7 @@ def test_the_sources_data_is_no_target_either(tmp_path: Path) -> None:
     before = snapshot(tmp_path)
     for in_place in (False, True):
         with pytest.raises(UsageError, match="external data"):
-            onnxprune.prune(source, tmp_path / "weights.bin", ratio=0.5, in_place=in_place)
+            onnxprune.prune(source, tmp_path / "weights.bin", recover="none", ratio=0.5, in_place=in_place)
     assert snapshot(tmp_path) == before
 
 
@@ -181,7 +181,7 @@ def test_the_sources_data_is_no_target_either(tmp_path: Path) -> None:
 def test_a_name_that_means_a_directory_is_refused(mlp: Path, monkeypatch: pytest.MonkeyPatch, out: str) -> None:
     monkeypatch.chdir(mlp.parent)
     with pytest.raises(FileError, match="is a directory"):
-        onnxprune.prune(mlp, out, ratio=0.5)
+        onnxprune.prune(mlp, out, recover="none", ratio=0.5)
 
 
 # ---- whole runs --------------------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ def test_a_link_as_output_is_replaced_not_followed(mlp: Path) -> None:
     other = save(b"keep me", mlp.with_name("other"))
     target = mlp.with_name("out.onnx")
     target.symlink_to("other")
-    onnxprune.prune(mlp, target, ratio=0.5)
+    onnxprune.prune(mlp, target, recover="none", ratio=0.5)
     assert not target.is_symlink()
     assert other.read_bytes() == b"keep me"
 
@@ -201,10 +201,10 @@ def test_the_same_run_gives_the_same_bytes(tmp_path: Path, external: bool) -> No
     source = save_external(tmp_path) if external else save(tiny(), tmp_path / "model.onnx")
     out = tmp_path / "out"
     out.mkdir()
-    onnxprune.prune(source, out / "x.onnx", ratio=0.5)
+    onnxprune.prune(source, out / "x.onnx", recover="none", ratio=0.5)
     first = snapshot(out)
     assert len(first) == 1 + external
-    onnxprune.prune(source, out / "x.onnx", ratio=0.5)
+    onnxprune.prune(source, out / "x.onnx", recover="none", ratio=0.5)
     assert snapshot(out) == first
 
 
@@ -223,7 +223,7 @@ def test_external_data_follows_into_another_folder(tmp_path: Path) -> None:
     source = save_external(tmp_path)
     out = tmp_path / "out"
     out.mkdir()
-    result = onnxprune.prune(source, out / "x.onnx", ratio=0.5)
+    result = onnxprune.prune(source, out / "x.onnx", recover="none", ratio=0.5)
     found = weights(out / "x.onnx")
     assert found["w1"].shape == (8, 32)
     kept = Plan.loads(result.plan.dumps()).keep["w1"][1]
@@ -235,7 +235,7 @@ def test_a_model_with_external_data_is_pruned_in_place(tmp_path: Path) -> None:
     """The old data stays: another model may read it."""
     source = save_external(tmp_path)
     data = (tmp_path / "weights.bin").read_bytes()
-    onnxprune.prune(source, source, ratio=0.5, in_place=True)
+    onnxprune.prune(source, source, recover="none", ratio=0.5, in_place=True)
     assert weights(source)["w1"].shape == (8, 32)
     assert (tmp_path / "weights.bin").read_bytes() == data
     assert len(snapshot(tmp_path)) == 3
@@ -245,7 +245,7 @@ def test_a_model_that_shares_its_data_is_not_touched(tmp_path: Path) -> None:
     source = save_external(tmp_path)
     other = save(source.read_bytes(), tmp_path / "other.onnx")
     before = {name: array.tobytes() for name, array in weights(other).items()}
-    onnxprune.prune(source, source, ratio=0.5, in_place=True)
+    onnxprune.prune(source, source, recover="none", ratio=0.5, in_place=True)
     assert {name: array.tobytes() for name, array in weights(other).items()} == before
 
 
@@ -259,8 +259,8 @@ def test_a_cache_of_links_is_pruned_and_not_changed(tmp_path: Path) -> None:
         (cache / "snapshots" / "0123" / name).symlink_to(f"../../blobs/{blob}")
     before = snapshot(cache)
     model = cache / "snapshots" / "0123" / "model.onnx"
-    onnxprune.prune(model, out / "half.onnx", ratio=0.5)
-    onnxprune.prune(model, out / "whole.onnx", ratio=0)
+    onnxprune.prune(model, out / "half.onnx", recover="none", ratio=0.5)
+    onnxprune.prune(model, out / "whole.onnx", recover="none", ratio=0)
     assert weights(out / "half.onnx")["w1"].shape == (8, 32)
     assert np.array_equal(weights(out / "whole.onnx")["w1"], numpy_helper.to_array(tiny().graph.initializer[0]))
     assert snapshot(cache) == before
@@ -269,7 +269,7 @@ def test_a_cache_of_links_is_pruned_and_not_changed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ratio", [0.0, 0.5])
 def test_a_model_in_memory_leaves_nothing_but_the_output(tmp_path: Path, ratio: float) -> None:
     for source in (tiny(), tiny().SerializeToString()):
-        onnxprune.prune(source, tmp_path / "x.onnx", ratio=ratio)
+        onnxprune.prune(source, tmp_path / "x.onnx", recover="none", ratio=ratio)
         assert list(snapshot(tmp_path)) == ["x.onnx"]
 
 
@@ -290,7 +290,7 @@ def test_a_full_disk_leaves_the_old_output(tmp_path: Path, percent: int, externa
     save(b"old", out / "x.onnx")
     limit = size * percent // 100
     done = run_cli(
-        *("prune", source, "-o", out / "x.onnx", "--ratio", "0.5"),
+        *("prune", source, "-o", out / "x.onnx", "--recover", "none", "--ratio", "0.5"),
         before=f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))",
         PYTHONDONTWRITEBYTECODE="1",
     )
@@ -307,10 +307,10 @@ def test_a_killed_run_leaves_the_old_output_and_hinders_no_next_one(tmp_path: Pa
     out.mkdir()
     save(b"old", out / "x.onnx")
     kill = f"from onnxprune import files\nkill = lambda *given: os.kill(os.getpid(), {signal.SIGKILL:d})\n{when}"
-    done = run_cli("prune", source, "-o", out / "x.onnx", "--ratio", "0.5", before=kill)
+    done = run_cli("prune", source, "-o", out / "x.onnx", "--recover", "none", "--ratio", "0.5", before=kill)
     assert done.returncode == -signal.SIGKILL
     assert (out / "x.onnx").read_bytes() == b"old"
-    onnxprune.prune(source, out / "x.onnx", ratio=0.5)
+    onnxprune.prune(source, out / "x.onnx", recover="none", ratio=0.5)
     assert weights(out / "x.onnx")["w1"].shape == (8, 32)
 
 
@@ -331,7 +331,7 @@ def test_data_comes_before_the_model_that_reads_it(tmp_path: Path, monkeypatch: 
     source = save_external(tmp_path)
     out = tmp_path / "out"
     out.mkdir()
-    onnxprune.prune(source, out / "x.onnx", ratio=0.25)
+    onnxprune.prune(source, out / "x.onnx", recover="none", ratio=0.25)
     before = weights(out / "x.onnx")["w1"].tobytes()
     moved: list[str] = []
     replace = os.replace
@@ -344,7 +344,7 @@ def test_data_comes_before_the_model_that_reads_it(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(os, "replace", once)
     with pytest.raises(FileError, match="No space left"):
-        onnxprune.prune(source, out / "x.onnx", ratio=0.5)
+        onnxprune.prune(source, out / "x.onnx", recover="none", ratio=0.5)
     assert moved == [".data", ".onnx"]
     assert weights(out / "x.onnx")["w1"].tobytes() == before
 
@@ -363,16 +363,16 @@ def test_a_failed_proof_writes_nothing(mlp: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(
         onnxprune.PruneError, match=r"Removed and zeroed differ on cpu: output 'y'.*Nothing was written"
     ):
-        onnxprune.prune(mlp, mlp.with_name("x.onnx"), ratio=0.5)
+        onnxprune.prune(mlp, mlp.with_name("x.onnx"), recover="none", ratio=0.5)
     assert snapshot(mlp.parent) == before
-    result = onnxprune.prune(mlp, mlp.with_name("x.onnx"), ratio=0.5, keep_unverified=True)
+    result = onnxprune.prune(mlp, mlp.with_name("x.onnx"), recover="none", ratio=0.5, keep_unverified=True)
     assert not result.applied.verified
     assert mlp.with_name("x.onnx").exists()
 
 
 def test_the_output_is_readable_by_others(mlp: Path) -> None:
     """A file made in a private directory must not stay private."""
-    onnxprune.prune(mlp, mlp.with_name("x.onnx"), ratio=0.5)
+    onnxprune.prune(mlp, mlp.with_name("x.onnx"), recover="none", ratio=0.5)
     assert mlp.with_name("x.onnx").stat().st_mode == mlp.stat().st_mode
 
 

@@ -69,7 +69,9 @@ class Subject:
         rng: of everything random.
         ratio: the fraction of units that is to go, where it is known; a half otherwise.
         read: gathers what its consumers read; ``None`` without data.
-        sense: gathers the gradient of the loss at a gate of 1 behind every unit, (samples, units).
+        sense: gathers the gradient of the loss at a gate of 1 behind every unit, (losses, units).
+        project: gathers the same of the outputs, projected on random signs, as parts of their spread.
+        labelled: tells whether losses are taken at labels, not at the model's own answers.
         price: for each unit, what removing it alone saves (parameters or MACs).
         cache: of scores per index, shared by the groups of a model.
         notes: what the user should know of how it was scored: a criterion that fell back to another one, and why.
@@ -81,6 +83,8 @@ class Subject:
     ratio: float = 0.5
     read: Callable[[], Sequence[Part]] | None = None
     sense: Callable[[], Scores] | None = None
+    project: Callable[[], Scores] | None = None
+    labelled: Callable[[], bool] = lambda: True
     price: Callable[[], Scores] | None = None
     cache: dict[object, Scores] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -103,7 +107,7 @@ class Subject:
 
     @cached_property
     def gates(self) -> Scores:
-        """The gradient of each sample's loss at a gate of 1 behind each unit, (samples, units).
+        """The gradient of each loss at a gate of 1 behind each unit, (losses, units).
 
         Raises:
             UsageError: there is no data to take gradients on.
@@ -111,6 +115,17 @@ class Subject:
         if self.sense is None:
             raise UsageError("This criterion needs gradients: give --data, and --labels unless they are label-free.")
         return self.sense()
+
+    @cached_property
+    def projections(self) -> Scores:
+        """The gradient of each random projection of the outputs at a gate of 1 behind each unit, (projections, units).
+
+        Raises:
+            UsageError: there is no data to take gradients on.
+        """
+        if self.project is None:
+            raise UsageError("This criterion needs gradients: give --data.")
+        return self.project()
 
     def summed(self, score: SliceScore, slices: Sequence[Slice] | None = None) -> Scores:
         """Σ of a score of indices over all slices (or over these), per unit."""

@@ -31,7 +31,7 @@ def l1(bed: Bed, budget: Budget, seed: int, out: Path) -> None:
 def l1_bn(bed: Bed, budget: Budget, seed: int, out: Path) -> None:
     """Removal by L1 norm, and the statistics of BatchNormalization computed again."""
     given = bed.calibration(seed)
-    api.prune(bed.model, out, criterion="l1", recover="bn", data=given, seed=seed, **budget.recipe)
+    api.prune(bed.model, out, criterion="l1", schedule="scores", recover="bn", data=given, seed=seed, **budget.recipe)
 
 
 def data_free(bed: Bed, budget: Budget, seed: int, out: Path) -> None:

@@ -44,7 +44,7 @@ class Curve:
     losses: Scores
 
     def flattened(self, power: float) -> Curve:
-        """The same curve with its losses raised to a power: below 1, groups are treated more alike."""
+        """The same curve with its losses raised to a power: below 1, what a group loses last counts for less."""
         return Curve(self.order, self.counts, self.losses**power)
 
 

@@ -16,6 +16,7 @@ from onnxprune.registry import Rule
 
 Keeps = Mapping[str, Mapping[int, Sequence[int]]]
 
+NO_INPUTS = 4  # the IR version from which on initializers need not be inputs
 LARGEST = 1 << 30  # bytes of a model that is edited: it is held in memory
 
 
@@ -24,25 +25,40 @@ def with_biases(graph: Graph, linears: Iterable[Linear]) -> Record:
     model = graph.record.whole()
     names = {name for node in model.graph.node for name in (*node.input, *node.output)} | set(graph.shapes)
     behind: dict[int, onnx.NodeProto] = {}
-    for linear in linears:
-        last = len(graph.shapes[linear.y[0]]) - 1
-        if linear.bias is not None or (linear.slot is None and linear.y[1] != last):
-            continue
+    held: dict[str, Array] = {}
+    for linear in (found for found in linears if _takes_bias(graph, found)):
         node = model.graph.node[linear.op.place]
-        size = int(graph.shapes[linear.y[0]][linear.y[1]])
         bias = _unique(f"{node.output[0]}.bias", names)
         dtype = onnx.helper.tensor_dtype_to_np_dtype(graph.types[linear.y[0]])
-        model.graph.initializer.append(numpy_helper.from_array(np.zeros(size, dtype), bias))
+        held[bias] = np.zeros(int(graph.shapes[linear.y[0]][linear.y[1]]), dtype)
         if linear.slot is not None:
-            node.input.extend([""] * (linear.slot - len(node.input)))
-            node.input.append(bias) if len(node.input) == linear.slot else node.input.__setitem__(linear.slot, bias)
+            given = [*node.input, *[""] * (linear.slot + 1 - len(node.input))]
+            given[linear.slot] = bias
+            del node.input[:]
+            node.input.extend(given)
         else:
             inner, final = _unique(f"{node.output[0]}.product", names), node.output[0]
             node.output[0] = inner
             behind[linear.op.place] = onnx.helper.make_node("Add", [inner, bias], [final])
     for place in sorted(behind, reverse=True):
         model.graph.node.insert(place + 1, behind[place])
+    _hold(model.graph, held, model.ir_version)
     return _like(graph.record, model)
+
+
+def _takes_bias(graph: Graph, linear: Linear) -> bool:
+    """Whether a layer has no bias, and one can be added: as an input of the node, or along the last axis behind it."""
+    return linear.bias is None and (linear.slot is not None or linear.y[1] == len(graph.shapes[linear.y[0]]) - 1)
+
+
+def _hold(proto: onnx.GraphProto, values: Mapping[str, Array], ir_version: int) -> None:
+    """Make room for new constants: as initializers, or, where every initializer is an input as well, as nodes."""
+    for number, (name, value) in enumerate(values.items()):
+        tensor = numpy_helper.from_array(value, name)
+        if ir_version >= NO_INPUTS:
+            proto.initializer.append(tensor)
+        else:
+            proto.node.insert(number, onnx.helper.make_node("Constant", [], [name], value=tensor))
 
 
 def with_values(graph: Graph, values: Mapping[str, Array]) -> Record:
@@ -56,6 +72,7 @@ def with_values(graph: Graph, values: Mapping[str, Array]) -> Record:
 def write(graph: Graph, home: Home, proto: onnx.GraphProto, values: Mapping[str, Array]) -> None:
     """Write values into the constants that a home holds, given a copy of its graph."""
     places = {tensor.name: place for place, tensor in enumerate(proto.initializer)}
+    own: dict[str, Array] = {}
     for name, tensor in home.initializers.items():
         if name in values:
             proto.initializer[places[tensor.name]].CopyFrom(numpy_helper.from_array(values[name], tensor.name))
@@ -66,9 +83,9 @@ def write(graph: Graph, home: Home, proto: onnx.GraphProto, values: Mapping[str,
             held.CopyFrom(numpy_helper.from_array(values[op.out]))
         for slot, name in enumerate(op.ins):
             if name in graph.copies and (name in values or graph.copies[name] in values):
-                value = values[name] if name in values else np.asarray(graph.constant(name))
-                proto.initializer.append(numpy_helper.from_array(value, name))
+                own[name] = values[name] if name in values else np.asarray(graph.constant(name))
                 node.input[slot] = name
+    _hold(proto, own, graph.record.proto.ir_version)
 
 
 def grown(graph: Graph, rule: Callable[[Op], Rule | None], other: Graph) -> Graph:
@@ -112,5 +129,5 @@ def _unique(name: str, taken: set[str]) -> str:
 def _like(record: Record, model: onnx.ModelProto) -> Record:
     """A record that plans still know as the one it was made from."""
     made = Record(model)
-    made.name, made.__dict__["sha256"] = record.name, record.sha256
+    made.name, made.__dict__["sha256"], made.__dict__["outside"] = record.name, record.sha256, record.outside
     return made

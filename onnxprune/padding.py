@@ -1,7 +1,7 @@
 """Pads written out where onnx-ad needs them: it knows no ``auto_pad``, and it splits a convolution's pads by itself.
 
 The gradient of a window's input is a transposed convolution whose pads onnx-ad leaves to the runtime, which knows their
-sum t alone and puts t - ⌊t/2⌋ of it in front. Where a node has other pads, a Pad before it takes them over.
+sum t alone and puts t - ⌊t/2⌋ of it in front. Where a node has other pads, a Slice and a Pad before it take them over.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Window(NamedTuple):
 def written_out(graph: Graph) -> onnx.ModelProto:
     """A model of known shapes, the pads of its convolutions and pools as onnx-ad gets them right."""
     model = graph.record.whole()
-    before: dict[int, onnx.NodeProto] = {}
+    before: dict[int, list[onnx.NodeProto]] = {}
     behind: dict[int, onnx.NodeProto] = {}
     for op in (op for op in graph.ops if op.kind in WINDOWS and not op.domain and not op.home.path):
         windows = _windows(op)
@@ -72,7 +72,8 @@ def written_out(graph: Graph) -> onnx.ModelProto:
     for place in sorted(before, reverse=True):
         if place in behind:
             model.graph.node.insert(place + 1, behind[place])
-        model.graph.node.insert(place, before[place])
+        for made in reversed(before[place]):
+            model.graph.node.insert(place, made)
     return model
 
 
@@ -103,13 +104,18 @@ def _known(shape: Shape) -> list[int]:
     return found if len(found) == len(shape) - 2 else []
 
 
-def _padded(graph: onnx.GraphProto, node: onnx.NodeProto, windows: list[Window]) -> onnx.NodeProto:
-    """A node that pads another one's input in its stead; a negative pad takes away what is never read."""
-    pads = [0, 0, *(w.before for w in windows), 0, 0, *(w.total - w.before for w in windows)]
-    name = f"{node.output[0]}:onnxprune:pads"
-    graph.initializer.append(numpy_helper.from_array(np.array(pads, dtype=np.int64), name))
-    made = helper.make_node("Pad", [node.input[0], name], [f"{name}:padded"])
-    node.input[0] = made.output[0]
+def _padded(graph: onnx.GraphProto, node: onnx.NodeProto, windows: list[Window]) -> list[onnx.NodeProto]:
+    """Nodes that pad another one's input in its stead, and take away what it never reads at the ends."""
+    stem, made, axes = f"{node.output[0]}:onnxprune", [], np.arange(2, 2 + len(windows))
+    behind = [w.total - w.before for w in windows]
+    ends = [w.size + min(0, more) for w, more in zip(windows, behind, strict=True)]
+    pads = [0, 0, *(w.before for w in windows), 0, 0, *(max(0, more) for more in behind)]
+    for kind, numbers in (("Slice", (np.zeros_like(axes), ends, axes)), ("Pad", (pads,))):
+        names = [f"{stem}:{kind}:{place}" for place in range(len(numbers))]
+        for name, values in zip(names, numbers, strict=True):
+            graph.initializer.append(numpy_helper.from_array(np.array(values, dtype=np.int64), name))
+        made.append(helper.make_node(kind, [node.input[0], *names], [f"{stem}:{kind}"]))
+        node.input[0] = f"{stem}:{kind}"
     _set(node, "auto_pad", None)
     _set(node, "pads", [0] * 2 * len(windows))
     return made

@@ -82,6 +82,11 @@ class Record:
         """The external data files that the main graph's initializers refer to, by their place beside the model."""
         return dict(sorted((place.location, place.path) for place in self._externals.values()))
 
+    @cached_property
+    def outside(self) -> frozenset[str]:
+        """The main graph's initializers whose data lie in other files, here or in the model that this was made from."""
+        return frozenset(self._externals)
+
     @property
     def nbytes(self) -> int:
         """Bytes on disk, external data included."""

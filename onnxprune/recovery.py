@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune import surgery
+from onnxprune import channelwise, surgery
 from onnxprune.analysis import Analysis
 from onnxprune.closure import Mask
 from onnxprune.graph import Op
@@ -135,8 +135,10 @@ class Refit(Pass):
         outputs = self._kept(linear.y).reshape(linear.groups, -1)
         live: Mask = np.asarray(outputs.any(1) & channels.any(1))
         columns = np.repeat(channels[live], linear.taps, axis=1)
-        if not live.any() or len(set(columns.sum(1).tolist())) > 1 or columns[0].sum() > LARGEST:
-            return Step(linear.op.label, note="too wide, or nothing of it is left")
+        if not live.any() or len(set(columns.sum(1).tolist())) > 1:
+            return Step(linear.op.label, note="nothing of it is left, or not as much of every group")
+        if columns[0].sum() > LARGEST:
+            return self._refit_by_channel(linear, bias, place, channels, outputs)
         self.pruned.advance(place)
         targets = [(pick, found * outputs) for pick, found in self._targets(linear, place)]  # what goes is not judged
         rows = self._rows(linear, live, columns, targets)
@@ -146,6 +148,36 @@ class Refit(Pass):
         if solution.ridge is not None:
             self._write(linear, bias, live, columns, outputs, solution)
         return Step(linear.op.label, solution.ridge, solution.before, solution.after)
+
+    def _refit_by_channel(self, linear: Linear, bias: Bias, place: int, kept: Mask, outputs: Mask) -> Step:
+        """The same with one map for all taps."""
+        if self.only_bias or not kept.any(1).all():
+            return Step(linear.op.label, note="too wide")
+        self.pruned.advance(place)
+        self.dense.advance(place)
+        width = int(kept[0].sum())
+
+        def look(number: int, values: Mapping[str, Array]) -> tuple[Index | None, Matrix]:
+            x = values[linear.x[0]]
+            count = x.size // x.shape[linear.x[1]]
+            pick = sampled(count, width, kept.size, len(self.feeds), (self.seed, linear.op.index, number))
+            return pick, channelwise.channels(linear, x, pick)
+
+        wanted = list(self.dense.map([linear.x[0]], look))
+
+        def now(number: int, values: Mapping[str, Array]) -> tuple[Matrix, Matrix]:
+            pick, target = wanted[number]
+            found = channelwise.channels(linear, values[linear.x[0]], pick)
+            return np.stack([found[:, group, own] for group, own in enumerate(kept)], axis=1), target
+
+        sums = self._sums(list(self.pruned.map([linear.x[0]], now)))
+        found, rho = channelwise.mapped(*sums, kept, self.least_ridge)
+        if rho is not None:
+            weight = linear.matrix(np.asarray(self.graph.constant(linear.w)).astype(np.float64))
+            columns, live = np.repeat(kept, linear.taps, axis=1), np.ones(len(kept), dtype=bool)
+            solution = Solution(channelwise.spread(weight, found, linear.taps), self._bias(linear), rho, 0.0, 0.0)
+            self._write(linear, bias, live, columns, outputs, solution)
+        return Step(linear.op.label, rho, note="channel by channel")
 
     def _solve(self, rows: Rows, weight: Matrix, bias: Matrix, cut: Rectifier | None, live: Mask) -> Solution:
         """The plain solution, or the best of the rounds that a rectifier allows."""

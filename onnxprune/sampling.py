@@ -55,7 +55,7 @@ def split(graph: Graph, feeds: Sequence[Feed], shapes: Shapes, samples: int, see
     calibration = batched(graph, [units[i] for i in chosen], batch_rows(graph, shapes))
     counts = [count(unit) for unit in units]
     places = np.split(np.arange(sum(counts)), np.cumsum(counts)[:-1])  # of the rows of each unit
-    own = np.concatenate([places[i] for i in chosen])
+    own = np.concatenate([places[i] for i in chosen] or places)
     if not len(rest):
         return Split(calibration, list(feeds), np.concatenate(places), True, own)
     rows = np.concatenate([places[i] for i in rest])

@@ -49,6 +49,9 @@ def write(draft: Draft, folder: Path, name: str) -> Path:
     """
     folder.mkdir(exist_ok=True)
     path = folder / name
+    for tensor in draft.proto.graph.initializer:
+        if tensor.name in draft.record.outside and _streamed(draft, tensor.name):
+            tensor.data_location = onnx.TensorProto.EXTERNAL
     externals = [t for t in draft.proto.graph.initializer if is_external(t)]
     if externals:
         _write_external(draft, externals, folder, Path(name).stem)

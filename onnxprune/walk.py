@@ -26,7 +26,7 @@ from onnxprune.inputs import Feed
 from onnxprune.record import Array
 from onnxprune.runtime import Session
 
-MEMORY = 512 << 20  # bytes
+MEMORY = 256 << 20  # bytes of live tensors that a walk keeps
 
 T = TypeVar("T")
 Values = dict[str, Array]

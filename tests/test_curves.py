@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import pytest
@@ -171,6 +172,29 @@ def test_a_wall_is_not_climbed_while_there_is_another_way() -> None:
     curves = [high[0], free, high[2]]
     keep = 0.6
     assert gone(spend(curves, NONE, COST, Budget(params=keep), keep))[1] <= 12
+
+
+@pytest.mark.parametrize("keep", [0.8, 0.6, 0.4])
+@pytest.mark.parametrize("slopes", [(1.0, 1.0, 1.0), (1.0, 3.0, 0.2), (0.3, 1.0, 2.0)])
+def test_spending_is_close_to_the_best_of_all_ways(keep: float, slopes: tuple[float, ...]) -> None:
+    curves = shaped(slopes)
+    ways = product(*(range(0, len(c.counts), 1 + len(c.counts) // 12) for c in curves))
+    best = np.inf
+    for counts in ways:
+        total = sum(float(c.losses[count]) for c, count in zip(curves, counts, strict=True))
+        if total < best:
+            trial = NONE.copy()
+            for c, count in zip(curves, counts, strict=True):
+                trial[c.order[:count]] = True
+            best = total if cost(trial, "macs") <= keep else best
+    assert loss(curves, spend(curves, NONE, COST, Budget(macs=keep), keep)) <= 1.1 * best
+
+
+def test_what_is_lost_already_does_not_count() -> None:
+    curves = shaped([1.0, 3.0, 0.2])
+    lifted = [Curve(c.order, c.counts, c.losses + lost) for c, lost in zip(curves, (9.0, 0.0, 5.0), strict=True)]
+    budget = Budget(macs=0.5)
+    np.testing.assert_array_equal(spend(lifted, NONE, COST, budget, 0.5), spend(curves, NONE, COST, budget, 0.5))
 
 
 def test_spending_by_loss_beats_spending_evenly() -> None:

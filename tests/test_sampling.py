@@ -51,6 +51,7 @@ def test_every_row_calibrates_or_evaluates_and_labels_follow(
     found = drawn(OPEN, feeds, samples, seed, labelled=labelled)
     calibrating, evaluating = numbers(found.calibration), numbers(found.evaluation)
     assert evaluating == found.rows.tolist()
+    assert calibrating == found.chosen.tolist()
     assert len(calibrating) == min(samples, max(1, rows // 2) if labelled else rows)
     assert calibrating == sorted(set(calibrating))
     assert max(feed["x"].shape[0] for feed in found.calibration) <= sampling.ROWS
@@ -94,6 +95,7 @@ def test_a_model_of_a_fixed_batch_keeps_its_feeds_whole(labelled: bool) -> None:
     found = drawn(FIXED, feeds, 2, labelled=labelled)
     assert [feed["x"].shape for feed in (*found.calibration, *found.evaluation)] == [(4, 2)] * 6
     assert numbers(found.evaluation) == found.rows.tolist()
+    assert numbers(found.calibration) == found.chosen.tolist()
     assert sorted(numbers(found.calibration) + numbers(found.evaluation)) == list(range(24))
     every = drawn(FIXED, feeds, 99)
     assert every.seen
@@ -168,4 +170,18 @@ def test_rows_of_text_are_compared_too() -> None:
 def test_without_data_nothing_calibrates() -> None:
     found = drawn(OPEN, [], 99)
     assert found.calibration == found.evaluation == []
-    assert found.rows.size == 0
+    assert found.rows.size == found.chosen.size == 0
+
+
+@pytest.mark.parametrize(("graph", "sizes"), [(OPEN, (50, 30)), (FIXED, (4,) * 20)])
+def test_classes_go_with_the_rows_that_calibrate(graph: Graph, sizes: tuple[int, ...]) -> None:
+    found = drawn(graph, data(*sizes), 7, labelled=True)
+    labels = np.arange(80) * 3
+    given_ = sampling.classes(labels, found.chosen, found.calibration)
+    assert [(3 * feed["x"][:, 0]).tolist() for feed in found.calibration] == [part.tolist() for part in given_]
+
+
+@pytest.mark.parametrize("labels", [None, [1, 2], np.zeros(80), np.zeros((80, 2), dtype=np.int64)])
+def test_labels_that_are_no_classes_are_left_out(labels: object) -> None:
+    found = drawn(OPEN, data(80), 7)
+    assert sampling.classes(labels, found.chosen, found.calibration) == []

@@ -16,7 +16,7 @@ from onnxprune.edits import with_values
 from onnxprune.inputs import Feed
 from onnxprune.record import Array
 from onnxprune.runtime import ExecutionError
-from onnxprune.walk import Walk, _in_order
+from onnxprune.walk import Walk, in_order
 from tests.laws import analyse, every_other, parse, run
 from tests.linears import batches
 
@@ -174,7 +174,7 @@ def test_it_stays_where_more_would_be_kept_than_fits() -> None:
     assert walk.at == 1
 
 
-def test_batches_come_in_order_whoever_is_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_comein_order_whoever_is_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     feeds = [{"x": np.full((1, 3), number, dtype=np.float32)} for number in range(9)]
     walk = Walk(analyse(parse("g (float[N,3] x) => (float[N,3] y) { y = Neg(x) }")).graph, feeds)
@@ -189,7 +189,7 @@ def test_batches_come_in_order_whoever_is_first(monkeypatch: pytest.MonkeyPatch)
 def test_no_more_is_computed_ahead_than_there_are_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     started: list[int] = []
-    found = _in_order(lambda number: started.append(number) or number, 50)  # type: ignore[func-returns-value]
+    found = in_order(lambda number: started.append(number) or number, 50)  # type: ignore[func-returns-value]
     assert next(found) == 0
     time.sleep(0.05)
     assert len(started) <= 3

@@ -20,6 +20,7 @@ from onnxprune.report import Applied, Fidelity, Inspection, Pruned, Ran, Verifie
 LONGEST_NAME = 60
 ROWS = 12  # of a long list, before "and more"
 MOST_AXES = 24
+FRACTIONS = ("accuracy", "top5", "exact", "agreement")  # metrics that are read as percentages
 
 
 def clean(name: str, longest: int = LONGEST_NAME) -> Text:
@@ -92,7 +93,10 @@ def _measured(table: Table, fidelity: Fidelity) -> None:
     table.add_row("latency, 1 row (ms)", f"{old:.3f}", f"{new:.3f}", f"{_kept(old, new)}")
     if fidelity.scores:
         old, new = fidelity.scores
-        table.add_row(clean(fidelity.metric), f"{old:.4f}", f"{new:.4f}", f"{new - old:+.4f}")
+        if fidelity.metric in FRACTIONS:
+            table.add_row(fidelity.metric, f"{old:.2%}", f"{new:.2%}", f"{100 * (new - old):+.2f} points")
+        else:
+            table.add_row(clean(fidelity.metric), f"{old:.4f}", f"{new:.4f}", f"{new - old:+.4f}")
 
 
 def applied(console: Console, result: Applied) -> None:
@@ -115,6 +119,8 @@ def applied(console: Console, result: Applied) -> None:
 
 def _fidelity(console: Console, fidelity: Fidelity) -> None:
     kind = "of your data" if fidelity.real else "of seeded noise (give --data for a figure that means something)"
+    if fidelity.seen:
+        kind = "of the calibration data itself, which flatters (give --eval)"
     console.print(f"Pruned against dense on {fidelity.rows:,} rows {kind}:", highlight=False)
     table = _table("output", "max error", "mean error", "cosine", "same argmax", right=(1, 2, 3, 4))
     for c in fidelity.outputs[:ROWS]:

@@ -93,7 +93,7 @@ def test_a_model_without_permission_is_an_input_error(folder: Path) -> None:
 # Words in braces are names in the folder. Each case is: exit code, the options after `prune model`, words of the line.
 PRUNE: list[tuple[int, str, str]] = [
     (2, "", "Missing option '-o'"),
-    (2, "-o {new}", "Give one of ratio, params and macs; got none"),
+    (2, "-o {new}", "Give one of ratio, params, macs, bytes and max_drop; got none"),
     (2, "-o {new} --ratio .5 --macs .5", "got ratio, macs"),
     *(
         (2, f"-o {{new}} --ratio={value}", "ratio must lie in [0, 1]")
@@ -130,7 +130,7 @@ PRUNE: list[tuple[int, str, str]] = [
     (2, "-o {new} --ratio .5 --data {junk.onnx}", "no .npy or .npz"),
     (2, "-o {new} --ratio .5 --data {pickled.npy}", "no .npy or .npz"),
     (2, "-o {new} --ratio .5 --labels {labels.npy}", "Labels need data"),
-    (2, "-o {new} --ratio .5 --data {data.npz} --labels {few.npy}", "4 whole numbers"),
+    (2, "-o {new} --ratio .5 --data {data.npz} --labels {few.npy}", "whole numbers, one per row of data"),
     (2, "-o {new} --ratio .5 --data {data.npz} --labels {high.npy}", "4 classes"),
     (2, "-o {new} --ratio .5 --data {data.npz} --labels {pickled.npy}", "no .npy or .npz"),
     (5, "-o {new} --ratio .5 --data {data.npz} --labels {nope.npy}", "No such file"),

@@ -59,7 +59,7 @@ def test_where_noise_gives_only_nan_the_users_data_is_the_proof(tmp_path: Path) 
     [
         (Evidence(providers=("cpu", "cpuu")), ProviderError, "'cpuu'"),
         (Evidence(labels=np.arange(3)), UsageError, "Labels need data"),
-        (Evidence(data=ONES, labels=np.arange(4)), UsageError, "3 whole numbers"),
+        (Evidence(data=ONES, labels=np.arange(4)), UsageError, "whole numbers, one per row of data"),
         (Evidence(input_shapes={"q": (1, 8)}), UsageError, "'q'"),
         (Evidence(data={"x": np.ones((3, 8))}), UsageError, "float64"),
     ],

@@ -46,8 +46,8 @@ def test_real_images_and_labels_are_measured(tmp_path: Path) -> None:
     assert result.fidelity
     assert result.fidelity.real
     assert result.fidelity.rows == 2000
-    assert result.fidelity.accuracy
-    dense, pruned = result.fidelity.accuracy
+    assert result.fidelity.scores
+    dense, pruned = result.fidelity.scores
     assert dense > 0.92
     assert pruned > 0.5
     assert result.plan.cost["after"]["macs"] <= 0.9 * result.plan.cost["before"]["macs"]

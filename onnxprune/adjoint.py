@@ -153,7 +153,8 @@ class Adjoint:
         outputs = self.forward(feed)
         seeds = [rng.choice([-1.0, 1.0], np.shape(y)) for y in outputs]
         slopes = self.pull(feed, [seed[..., None] for seed in seeds])
-        rounding = ROUNDING * max(map(_precision, self._types)) * _length(outputs)
+        types = [*self._types, *(gate.dtype for gate in self.open.values())]
+        rounding = ROUNDING * max(map(_precision, types)) * _length(outputs)
         for _ in range(DIRECTIONS):
             signs = [rng.choice([-1.0, 1.0], len(slope)) for slope in slopes]
             expected = sum(float(slope[:, 0] @ sign) for slope, sign in zip(slopes, signs, strict=True))

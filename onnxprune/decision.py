@@ -50,6 +50,8 @@ def decide(bench: Bench, recipe: Recipe, effort: Effort, progress: Callable[[str
     if plain or why or not bench.model.analysis.units:
         if why and wanted:
             raise UsageError(f"Criterion {recipe.criterion!r} cannot be used here: {why}.")
+        if why and recipe.max_drop is not None:
+            raise UsageError(f"How much this model becomes worse cannot be measured: {why}.")
         progress("scoring")
         found = plans.decide(bench.model, recipe, bench.shapes)
         return Decided(found.plan, bench.model, found.removed, f"Nothing was recovered: {why}." if why else "")
@@ -95,7 +97,7 @@ def _studied(bench: Bench, recipe: Recipe, effort: Effort, progress: Callable[[s
         "samples": sum(len(sampling.rows_of(model.graph, [feed])) for feed in feeds),
         "criterion": best.criterion,
         "allocation": best.name,
-        "held_out": {"error": best.loss.error, "agreement": best.loss.agreement},
+        "held_out": best.loss.to_json(),
         "layers": [step.to_json() for step in steps],
     }
     gone = carried(best.removed, study.analysis, model.analysis)

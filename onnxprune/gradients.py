@@ -83,16 +83,18 @@ class Gates:
 
     def gates(self, group: int) -> Scores:
         """The gradient of each loss at the gate of each unit, (losses, units); NaN where no gate is behind any."""
-        return self._of(self._losses, group)
+        return self._losses[:, self.analysis.members(group)] if self._is_gated(group) else self._none(group)
 
     def projections(self, group: int) -> Scores:
         """The same of the outputs, projected on signs and divided by their spread: squares are parts of its square."""
-        return self._of(self._projections, group)
+        return self._projections[:, self.analysis.members(group)] if self._is_gated(group) else self._none(group)
 
-    def _of(self, found: Scores, group: int) -> Scores:
-        members = self.analysis.members(group)
-        gated = np.concatenate([gate.units for gate in self.places])
-        return found[:, members] if np.isin(members, gated).any() else np.full((len(found), len(members)), np.nan)
+    def _is_gated(self, group: int) -> bool:
+        units = self.analysis.members(group)
+        return any(np.isin(gate.units, units).any() for gate in self.places)
+
+    def _none(self, group: int) -> Scores:
+        return np.full((1, len(self.analysis.members(group))), np.nan)
 
     @cached_property
     def _losses(self) -> Scores:

@@ -29,6 +29,10 @@ class Loss:
     error: float
     agreement: float
 
+    def to_json(self) -> dict[str, float | str]:
+        """As plain data; an infinite error, of outputs that cannot be compared, is written as text."""
+        return {"error": self.error if np.isfinite(self.error) else "inf", "agreement": self.agreement}
+
 
 class HeldOut:
     """Batches, and what the dense model makes of them.

@@ -33,8 +33,20 @@ def recovered(
     seed: int = 0,
     progress: Callable[[str], None] = lambda stage: None,
     least_ridge: float = 0.0,
+    *,
+    thorough: bool = True,
 ) -> tuple[Values, list[Step]]:
     """What constants hold once the units are zeroed and what is left makes up for them, and what was done.
+
+    Args:
+        analysis: of the model, its layers with biases.
+        removed: the units that go.
+        feeds: the calibration data, in batches.
+        method: one of `METHODS`.
+        seed: of the rows that are sampled.
+        progress: called with what is being done.
+        least_ridge: the least ρ that is tried.
+        thorough: whether to repeat fits behind rectifiers; rankings of candidates can do without.
 
     Results do not depend on the number of threads: linear algebra is done by one, batches by as many as there are.
 
@@ -50,6 +62,7 @@ def recovered(
     with threadpool_limits(1):
         run = kind(analysis, removed, feeds, seed)
         run.least_ridge = least_ridge
+        run.rounds = run.rounds if thorough else 0
         for step in run.run():
             progress(f"refitting {step.layer}")
             steps.append(step)

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -31,12 +33,16 @@ from onnxprune.statistics import sampled, units_on
 from onnxprune.walk import Values, Walk, in_order
 
 HELD_OUT = 5  # one batch of so many is held out
-ROUNDS = 5  # of a fit behind a rectifier
+PIECES = 8  # that rows are multiplied in
+ROUNDS = 4  # of a fit behind a rectifier …
+ENOUGH = 0.995  # … as long as each leaves less than this of the error of the last
 LARGEST = 4608  # columns that are solved for
 
 
 Rows = list[tuple[Matrix, Matrix]]
-"""For every batch, inputs (n, G, D) and what should come out, (n, G, O)."""
+"""Batch by batch, inputs (n, G, D) and what should come out, (n, G, O)."""
+Parts = tuple[Rows, Rows]
+"""What is fitted, and what is held out."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +79,11 @@ class Pass:
 
     Attributes:
         least_ridge: the least ρ that is tried.
+        rounds: how often a fit behind a rectifier is repeated, at most.
     """
 
     least_ridge = 0.0
+    rounds = ROUNDS
 
     def __init__(self, analysis: Analysis, removed: Mask, feeds: Sequence[Feed], seed: int = 0) -> None:
         self.analysis, self.graph, self.removed, self.feeds, self.seed = analysis, analysis.graph, removed, feeds, seed
@@ -141,10 +149,10 @@ class Refit(Pass):
             return self._refit_by_channel(linear, bias, place, channels, outputs)
         self.pruned.advance(place)
         targets = [(pick, found * outputs) for pick, found in self._targets(linear, place)]  # what goes is not judged
-        rows = self._rows(linear, live, columns, targets)
+        parts = self._parted(self._rows(linear, live, columns, targets))
         weight = linear.matrix(np.asarray(self.now(linear.w)).astype(np.float64))
         sliced = np.stack([matrix[:, kept] for matrix, kept in zip(weight[live], columns, strict=True)])
-        solution = self._solve(rows, sliced, self._bias(linear)[live], rectifier(self.graph, linear), live)
+        solution = self._solve(parts, sliced, self._bias(linear)[live], rectifier(self.graph, linear), live)
         if solution.ridge is not None:
             self._write(linear, bias, live, columns, outputs, solution)
         return Step(linear.op.label, solution.ridge, solution.before, solution.after)
@@ -160,7 +168,7 @@ class Refit(Pass):
         def look(number: int, values: Mapping[str, Array]) -> tuple[Index | None, Matrix]:
             x = values[linear.x[0]]
             count = x.size // x.shape[linear.x[1]]
-            pick = sampled(count, width, kept.size, len(self.feeds), (self.seed, linear.op.index, number))
+            pick = sampled(count, width, 2 * kept.size, len(self.feeds), (self.seed, linear.op.index, number))
             return pick, channelwise.channels(linear, x, pick)
 
         wanted = list(self.dense.map([linear.x[0]], look))
@@ -170,8 +178,8 @@ class Refit(Pass):
             found = channelwise.channels(linear, values[linear.x[0]], pick)
             return np.stack([found[:, group, own] for group, own in enumerate(kept)], axis=1), target
 
-        sums = self._sums(list(self.pruned.map([linear.x[0]], now)))
-        found, rho = channelwise.mapped(*sums, kept, self.least_ridge)
+        parts = self._parted(list(self.pruned.map([linear.x[0]], now)))
+        found, rho = channelwise.mapped(_summed(parts[0]), _summed(parts[1]), kept, self.least_ridge)
         if rho is not None:
             weight = linear.matrix(np.asarray(self.graph.constant(linear.w)).astype(np.float64))
             columns, live = np.repeat(kept, linear.taps, axis=1), np.ones(len(kept), dtype=bool)
@@ -179,30 +187,23 @@ class Refit(Pass):
             self._write(linear, bias, live, columns, outputs, solution)
         return Step(linear.op.label, rho, note="channel by channel")
 
-    def _solve(self, rows: Rows, weight: Matrix, bias: Matrix, cut: Rectifier | None, live: Mask) -> Solution:
+    def _solve(self, parts: Parts, weight: Matrix, bias: Matrix, cut: Rectifier | None, live: Mask) -> Solution:
         """The plain solution, or the best of the rounds that a rectifier allows."""
         ridges = () if self.only_bias else [rho for rho in RIDGES if rho >= self.least_ridge]
-        best = solve(*self._sums(rows), weight, bias, ridges)
+        seen, held_out = map(_summed, parts)
+        best = solve(seen, held_out, weight, bias, ridges)
         if cut is None or best.ridge is None or self.only_bias:
             return best
-        cut = cut.of(live)
-        found, least = best, self._beyond(rows, best, cut)
-        for _ in range(ROUNDS):
-            aims = [(x, cut.targets(y, _outputs(x, found))) for x, y in rows]
-            found = solve(*self._sums(aims), weight, bias, (best.ridge,))
-            error = self._beyond(rows, found, cut)
-            if found.ridge is None or error >= least:
+        cut, ridge = cut.of(live), best.ridge
+        found, least = best, _beyond(parts[1], best, cut)
+        for _ in range(self.rounds):
+            aims = _aimed(parts[0], seen, found, cut), _aimed(parts[1], held_out, found, cut)
+            found = solve(*aims, weight, bias, (ridge,))
+            error = _beyond(parts[1], found, cut)
+            if found.ridge is None or error >= least * ENOUGH:
                 break
             best, least = replace(found, before=best.before, after=best.after), error
         return best
-
-    def _beyond(self, rows: Rows, solution: Solution, cut: Rectifier) -> float:
-        """The held-out error behind the rectifier."""
-        held_out = [rows[number] for number in range(len(rows)) if self._is_held_out(number)] or rows
-        return float(sum(np.square(cut.forward(y) - cut.forward(_outputs(x, solution))).sum() for x, y in held_out))
-
-    def _is_held_out(self, number: int) -> bool:
-        return number % HELD_OUT == HELD_OUT - 1
 
     def _bias(self, linear: Linear) -> Matrix:
         """What is added inside of the node, (G, O)."""
@@ -215,13 +216,13 @@ class Refit(Pass):
         """For every batch the rows that are used, and what the layer should give there, (n, G, O)."""
         self.dense.advance(place)
         width = int(linear.taps * self._kept(linear.x).sum() // linear.groups)
-        outputs = int(self.graph.shapes[linear.y[0]][linear.y[1]])
+        numbers = linear.taps * int(self._kept(linear.x).sum()) + int(self.graph.shapes[linear.y[0]][linear.y[1]])
         other = stream(self.graph, linear, self.linears)
         corrections = self._corrections(other) if other else None
 
         def look(number: int, values: Mapping[str, Array]) -> tuple[Index | None, Matrix]:
             y = values[linear.y[0]]
-            pick = sampled(linear.count(y), width, outputs, len(self.feeds), (self.seed, linear.op.index, number))
+            pick = sampled(linear.count(y), width, numbers, len(self.feeds), (self.seed, linear.op.index, number))
             found = linear.targets(y, pick).astype(np.float64)
             if corrections is not None and corrections[number].shape == y.shape:
                 found = found + linear.targets(corrections[number], pick)
@@ -240,25 +241,24 @@ class Refit(Pass):
 
         def look(number: int, values: Mapping[str, Array]) -> tuple[Matrix, Matrix]:
             pick, target = targets[number]
-            rows = linear.rows(values[linear.x[0]], pick)[:, live].astype(np.float64)
-            return np.stack([rows[:, group, kept] for group, kept in enumerate(columns)], axis=1), target[:, live]
+            rows = linear.rows(values[linear.x[0]], pick)[:, live]
+            kept = rows if columns.all() else rows.reshape(len(rows), -1).take(np.flatnonzero(columns), axis=1)
+            return kept.reshape(len(rows), len(columns), -1).astype(np.float64), target[:, live]
 
         return list(self.pruned.map([linear.x[0]], look))
 
-    def _sums(self, rows: Rows) -> tuple[Sums, Sums]:
-        """The sums of what is fitted and of what is held out: whole batches, or the last rows of each of a few."""
-        few = len(rows) < HELD_OUT
-
-        def look(number: int) -> tuple[Sums, Sums]:
-            x, y = rows[number]
-            cut = len(x) - len(x) // HELD_OUT if few else 0 if self._is_held_out(number) else len(x)
-            return Sums.of(x[:cut], y[:cut]), Sums.of(x[cut:], y[cut:])
-
-        found = in_order(look, len(rows))
-        seen, held_out = next(found)
-        for a, b in found:
-            seen, held_out = seen + a, held_out + b
-        return seen, held_out
+    def _parted(self, rows: Rows) -> Parts:
+        """What is fitted and what is held out, each in a few large pieces: whole batches, or the last rows of each."""
+        if len(rows) < HELD_OUT:
+            cuts = [len(x) - len(x) // HELD_OUT for x, _ in rows]
+            seen = [(x[:cut], y[:cut]) for (x, y), cut in zip(rows, cuts, strict=True)]
+            held_out = [(x[cut:], y[cut:]) for (x, y), cut in zip(rows, cuts, strict=True)]
+            return _joined(seen), _joined(held_out)
+        places = range(len(rows))
+        return (
+            _joined([rows[place] for place in places if place % HELD_OUT < HELD_OUT - 1]),
+            _joined([rows[place] for place in places if place % HELD_OUT == HELD_OUT - 1]),
+        )
 
     def _write(self, linear: Linear, added: Bias, live: Mask, columns: Mask, outputs: Mask, solution: Solution) -> None:
         weight, old = self.now(linear.w), self.now(added.name)
@@ -271,6 +271,40 @@ class Refit(Pass):
         bias[live] = solution.bias
         bias = np.where(outputs, bias, 0).reshape(old.shape) / added.factor
         self.put(added.name, ((0 if added.inside else old.astype(np.float64)) + bias).astype(old.dtype))
+
+
+def _joined(rows: Rows) -> Rows:
+    """The same rows in a few pieces, always as many."""
+    pieces = [piece for piece in np.array_split(np.arange(len(rows)), PIECES) if len(piece)]
+    return [tuple(np.concatenate([rows[n][side] for n in piece]) for side in (0, 1)) for piece in pieces]  # type: ignore[misc]
+
+
+def _summed(part: Rows) -> Sums:
+    """The sums of all rows."""
+    found = in_order(lambda number: Sums.of(*part[number]), len(part))
+    return reduce(add, found)
+
+
+def _aimed(part: Rows, sums: Sums, last: Solution, cut: Rectifier) -> Sums:
+    """The sums with the targets of a round in the place of the targets."""
+
+    def look(number: int) -> tuple[Matrix, Matrix, Matrix]:
+        x, y = part[number]
+        aims = cut.targets(y, _outputs(x, last))
+        return aims.sum(0), aims.transpose(1, 2, 0) @ x.transpose(1, 0, 2), np.square(aims).sum(0)
+
+    y, yx, yy = (sum(found[1:], found[0]) for found in zip(*in_order(look, len(part)), strict=True))
+    return replace(sums, y=y, yx=yx, yy=yy)
+
+
+def _beyond(part: Rows, solution: Solution, cut: Rectifier) -> float:
+    """The squared error behind the rectifier."""
+
+    def look(number: int) -> float:
+        x, y = part[number]
+        return float(np.square(cut.forward(y) - cut.forward(_outputs(x, solution))).sum())
+
+    return sum(in_order(look, len(part)))
 
 
 def _outputs(x: Matrix, solution: Solution) -> Matrix:

@@ -18,22 +18,22 @@ from onnxprune.walk import Walk
 
 WIDEST = 2304  # columns whose moments are taken tap by tap; wider layers' are taken channel by channel
 FLOPS = 2e10  # that the products of one layer's rows may take; more rows are sampled
-HELD = 1 << 24  # numbers of all rows that are used of one layer
+HELD = 1 << 23  # numbers of all rows that are used of one layer
 LEAST_ROWS = 4  # times the columns
 MEMORY = 256 << 20  # bytes of all moments together
 
 
-def sampled(count: int, columns: int, others: int, batches: int, seed: Sequence[int]) -> Index | None:
+def sampled(count: int, columns: int, numbers: int, batches: int, seed: Sequence[int]) -> Index | None:
     """Which of a batch's rows are used: all, or as many as are affordable.
 
     Args:
         count: the rows.
-        columns: how wide they are; rows are at least four times as many in all, if there are as many.
-        others: how many numbers are held beside each row.
+        columns: how wide the matrix is that they are multiplied up to; rows are at least four times as many in all.
+        numbers: how many are held for each row.
         batches: how many batches share what is affordable.
         seed: of the choice.
     """
-    affordable = min(FLOPS / (2 * columns**2), HELD / (columns + others))
+    affordable = min(FLOPS / (2 * columns * numbers), HELD / numbers)
     most = max(affordable, LEAST_ROWS * columns) / batches
     if count <= most:
         return None
@@ -118,7 +118,7 @@ class Statistics:
     @cached_property
     def read(self) -> list[tuple[Linear, list[tuple[Layer, Numbers]]]]:
         """Each layer that reads units, and each of its matrices with the unit of each of its columns."""
-        wanted = [linear for linear in self.linears if (self.columns(linear) >= 0).any()]
+        wanted = [linear for linear in self.linears if self._mixes(linear) and (self.columns(linear) >= 0).any()]
         taps = {linear.op.index: linear.taps for linear in wanted}
         wide = sorted(wanted, key=lambda linear: -self._width(linear, taps))
         for linear in wide:
@@ -127,6 +127,10 @@ class Statistics:
                 taps[linear.op.index] = 1
         moments = self._gather(wanted, taps)
         return [(linear, list(self._made(linear, taps[linear.op.index], moments))) for linear in wanted]
+
+    def _mixes(self, linear: Linear) -> bool:
+        """Whether an output is made of several channels; of one alone, it goes with it, and nothing makes up for it."""
+        return int(self.analysis.graph.shapes[linear.x[0]][linear.x[1]]) > linear.groups
 
     def _width(self, linear: Linear, taps: Mapping[int, int]) -> int:
         channels = int(self.analysis.graph.shapes[linear.x[0]][linear.x[1]]) // linear.groups
@@ -158,11 +162,12 @@ class Statistics:
         x, seed = values[linear.x[0]], (self.seed, linear.op.index, number)
         if taps == linear.taps:
             width = self._width(linear, {linear.op.index: taps})
-            pick = sampled(linear.count(values[linear.y[0]]), width, 0, len(self.feeds), seed)
+            count = linear.count(values[linear.y[0]])
+            pick = sampled(count, width, width * linear.groups, len(self.feeds), seed)
             rows = linear.rows(x, pick)
         else:
             flat = np.moveaxis(x, linear.x[1], -1).reshape(-1, x.shape[linear.x[1]])
-            pick = sampled(len(flat), flat.shape[1], 0, len(self.feeds), seed)
+            pick = sampled(len(flat), flat.shape[1] // linear.groups, flat.shape[1], len(self.feeds), seed)
             rows = (flat if pick is None else flat[pick]).reshape(-1, linear.groups, flat.shape[1] // linear.groups)
         return [Moments.of(rows[:, group].astype(np.float64)) for group in range(linear.groups)]
 

@@ -20,7 +20,7 @@ from onnxprune.closure import Mask
 from onnxprune.cost import CostModel
 from onnxprune.curves import Curve
 from onnxprune.edits import with_biases, with_values
-from onnxprune.errors import PruneError
+from onnxprune.errors import PruneError, UsageError
 from onnxprune.graph import Graph
 from onnxprune.heldout import HeldOut, Loss
 from onnxprune.inputs import Feed, Shapes
@@ -116,8 +116,11 @@ class Study:
         """The way to spend a budget after which held-out outputs are closest to the dense model's.
 
         Raises:
+            UsageError: a loss is allowed, and there is nothing to measure it by.
             PruneError: the budget is out of reach.
         """
+        if budget.max_drop is not None and self.measure is None and not self.held_out.outputs:
+            raise UsageError("The model has no output of floats to measure --max-drop by: give --data and --labels.")
         chosen = self._best_criterion(budget) if criterion == "auto" else criterion
         if budget.max_drop is not None:
             return self._within(chosen, budget, budget.max_drop)
@@ -224,9 +227,11 @@ class Study:
         self.held_out.start()
         return Candidate(name, criterion, removed, self.held_out.loss(values), values, steps)
 
-    def refit(self, removed: Mask, feeds: Sequence[Feed]) -> tuple[Values, list[Step]]:
+    def refit(self, removed: Mask, feeds: Sequence[Feed], *, thorough: bool = False) -> tuple[Values, list[Step]]:
         """The values of what is left, fitted to these batches."""
-        return recovered(self.analysis, removed, feeds, self.recover, self.seed, self.progress, self.least_ridge)
+        return recovered(
+            self.analysis, removed, feeds, self.recover, self.seed, self.progress, self.least_ridge, thorough=thorough
+        )
 
     def helps(self, candidate: Candidate) -> bool:
         """Whether the recovery does any good on held-out data; it is taken back otherwise."""
@@ -236,7 +241,7 @@ class Study:
     def finished(self, removed: Mask) -> tuple[Record, list[Step]]:
         """The model without these units, fitted to all batches but not cut yet, and what was done."""
         self.progress("refitting on all data")
-        values, steps = self.refit(removed, self.feeds)
+        values, steps = self.refit(removed, self.feeds, thorough=True)
         graph = self.analysis.graph
         changed = {
             name: value for name, value in values.items() if not np.array_equal(value, np.asarray(graph.constant(name)))

@@ -3,46 +3,28 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from onnx import numpy_helper
-from onnx.reference import ReferenceEvaluator
 
-from onnxprune import padding, sampling
+from onnxprune import sampling
 from onnxprune.analysis import Analysis
-from onnxprune.criteria.base import Scores
+from onnxprune.criteria import CRITERIA, Scores, Slice, Subject
 from onnxprune.errors import UsageError
 from onnxprune.gradients import Gates
-from onnxprune.graph import Graph
 from onnxprune.ranking import rank
 from onnxprune.record import Array
 from onnxprune.statistics import Statistics
+from tests.gated import Net, batches, cross_entropy, differences, plain
 from tests.laws import analyse, parse
 from tests.material import MLP
 from tests.terminal import done_json
 
 MODELS = Path(__file__).parents[1] / "models"
-STEP = 1e-5
-
-
-class Net(NamedTuple):
-    """A net, and what must be gated in it.
-
-    Attributes:
-        text: the net; where ``[h]`` is read, gates belong.
-        gates: the shape of the gate of each of these tensors, and the axis of its units.
-        shape: of the input's rows.
-    """
-
-    text: str
-    gates: dict[str, tuple[tuple[int, ...], int]]
-    shape: tuple[int, ...]
 
 
 NETS = {
@@ -88,66 +70,12 @@ NETS = {
 }
 
 
-def plain(net: Net) -> onnx.ModelProto:
-    """The net without gates."""
-    text = net.text
-    for name in net.gates:
-        text = text.replace(f"[{name}]", name)
-    return parse("g " + text)
-
-
-def gated(net: Net) -> ReferenceEvaluator:
-    """The net in double precision, with gates where the test says that they belong."""
-    text = net.text
-    for name in net.gates:
-        text = text.replace(f"[{name}]", f"{name}_gated")
-    model = parse("g " + text)
-    for name, (shape, _) in net.gates.items():
-        place = next(i for i, node in enumerate(model.graph.node) if name in node.output)
-        node = onnx.helper.make_node("Mul", [name, f"{name}_gate"], [f"{name}_gated"])
-        model.graph.node.insert(place + 1, node)
-        model.graph.input.append(onnx.helper.make_tensor_value_info(f"{name}_gate", onnx.TensorProto.DOUBLE, shape))
-    for tensor in model.graph.initializer:
-        if tensor.data_type == onnx.TensorProto.FLOAT:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
-    for value in (*model.graph.input, *model.graph.output):
-        value.type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
-    return ReferenceEvaluator(model)
-
-
-def differences(net: Net, analysis: Analysis, x: Array, loss: Callable[[Array], Array]) -> Scores:
-    """By central differences the slope of each sample's loss at the gates of each unit, (samples, units)."""
-    model = gated(net)
-    columns = []
-    for unit in range(analysis.units):
-        ends = []
-        for step in (STEP, -STEP):
-            feed = {"x": x.astype(np.float64)}
-            for name, (shape, axis) in net.gates.items():
-                moved = 1.0 + step * (analysis.unit_of[analysis.span((name, axis))] == unit)
-                feed[f"{name}_gate"] = moved.reshape(shape)
-            (y,) = model.run(["y"], feed)
-            ends.append(loss(np.asarray(y)))
-        columns.append((ends[0] - ends[1]) / (2 * STEP))
-    return np.stack(columns, axis=1)
-
-
-def cross_entropy(labels: Array, y: Array) -> Array:
-    top = y.max(axis=1, keepdims=True)
-    return np.asarray(np.log(np.exp(y - top).sum(axis=1)) + top[:, 0] - y[np.arange(len(y)), labels])
-
-
 def found(gates: Gates, analysis: Analysis) -> Scores:
     """Of all groups."""
     total = np.full((len(gates.samples), analysis.units), np.nan)
     for group in range(analysis.groups):
         total[:, analysis.members(group)] = gates.gates(group)
     return total
-
-
-def batches(net: Net, count: int = 5) -> list[dict[str, Array]]:
-    x = np.random.default_rng(1).standard_normal((count, *net.shape)).astype(np.float32)
-    return [{"x": x[:3]}, {"x": x[3:]}]
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -176,57 +104,6 @@ def test_values_may_have_changed() -> None:
     analysis, labels = analyse(plain(net)), [np.array([0, 1, 2]), np.array([3, 0])]
     values = {"w": np.zeros((3, 4), np.float32)}
     assert not found(Gates(analysis, batches(net), labels, values=values), analysis).any()
-
-
-# ---- windows: what onnx-ad does not know, or gets wrong --------------------------------------------------------------
-
-WINDOWS = {
-    "same, upper": 'Conv <auto_pad = "SAME_UPPER", strides = [2, 2]> (r, k)',
-    "same, lower": 'Conv <auto_pad = "SAME_LOWER", strides = [1, 2]> (r, k)',
-    "pads behind only": "Conv <pads = [0, 0, 1, 1], strides = [2, 2]> (r, k)",
-    "pads in front only": "Conv <pads = [1, 1, 0, 0], strides = [2, 2]> (r, k)",
-    "uneven pads and dilations": "Conv <pads = [0, 2, 1, 0], dilations = [2, 1]> (r, k)",
-    "an end that is never read": "Conv <pads = [2, 2, 2, 2], strides = [3, 4]> (r, k)",
-    "transposed, same": 'ConvTranspose <auto_pad = "SAME_UPPER", strides = [2, 2]> (r, k)',
-    "transposed, uneven": "ConvTranspose <pads = [1, 0, 0, 2], strides = [2, 1], output_padding = [1, 0]> (r, k)",
-    "greatest of the same": 'MaxPool <kernel_shape = [3, 2], auto_pad = "SAME_UPPER", strides = [2, 2]> (r)',
-    "mean of what is there": "AveragePool <kernel_shape = [3, 2], pads = [0, 1, 2, 0], strides = [2, 2]> (r)",
-    "mean with pads": "AveragePool <kernel_shape = [3, 2], pads = [0, 1, 1, 0], count_include_pad = 1> (r)",
-    "mean of the same": 'AveragePool <kernel_shape = [2, 2], auto_pad = "SAME_UPPER", strides = [2, 2]> (r)',
-    "plain": "Conv <pads = [1, 1, 1, 1]> (r, k)",
-}
-
-
-def windowed(node: str) -> Net:
-    """Gates in front of a convolution whose output passes through a window."""
-    text = f"""(float[N,2,7,9] x) => (float[N,4] y)
-        <float[3,2,1,1] u, float[3,3,1,1] v, float[3,3,3,3] k, float[3,4] w> {{
-        h = Conv(x, u)  t = Tanh(h)  i = Conv([t], v)  r = Sigmoid(i)  o = {node}  s = Tanh(o)
-        f = ReduceMean <axes = [2, 3], keepdims = 0> (s)  y = MatMul(f, w) }}"""
-    return Net(text, {"t": ((1, 3, 1, 1), 1)}, (2, 7, 9))
-
-
-@pytest.mark.parametrize("name", WINDOWS)
-def test_gradients_pass_through_windows(name: str) -> None:
-    net = windowed(WINDOWS[name])
-    analysis = analyse(plain(net))
-    group = int(analysis.group_of[analysis.unit_of[analysis.span(("t", 1))][0]])
-    members = analysis.members(group)
-    feeds, labels = batches(net, 2)[:1], np.array([1, 0])
-    gates = Gates(analysis, feeds, [labels])
-    expected = differences(net, analysis, feeds[0]["x"], partial(cross_entropy, labels))[:, members]
-    np.testing.assert_allclose(gates.gates(group), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
-
-
-@pytest.mark.parametrize("name", ["pads in front only", "uneven pads and dilations"])
-def test_a_wrong_derivative_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def untouched(graph: Graph) -> onnx.ModelProto:
-        return graph.record.whole()
-
-    monkeypatch.setattr(padding, "written_out", untouched)
-    net = windowed(WINDOWS[name])
-    with pytest.raises(UsageError, match="not the one that differences give"):
-        Gates(analyse(plain(net)), batches(net), [np.zeros(3, int), np.zeros(2, int)]).gates(0)
 
 
 # ---- without labels --------------------------------------------------------------------------------------------------
@@ -295,6 +172,16 @@ def test_labels_that_are_no_classes_are_left_alone() -> None:
     assert not Gates(two(), [FEED], [np.array([0, 2])]).labelled
     assert not Gates(two(), [FEED], [np.array([-1, 0])]).labelled
     assert not Gates(two(), [FEED]).labelled
+
+
+@pytest.mark.parametrize("name", ["taylor", "fisher", "gradient", "mse-output"])
+def test_units_that_nothing_sums_over_are_scored_by_their_weights(name: str) -> None:
+    weight = np.array([[3.0, 4], [1, 0]])
+    piece = Slice("w", 0, np.arange(2), False, lambda: weight)
+    none = partial(np.full, (5, 2), np.nan)
+    subject = Subject(2, (piece,), np.random.default_rng(0), sense=none, project=none)
+    assert CRITERIA[name].score(subject).tolist() == CRITERIA["group-norm"].score(subject).tolist()
+    assert any("scored by group-norm" in note for note in subject.notes)
 
 
 def test_two_runs_draw_the_same() -> None:

@@ -155,8 +155,8 @@ def test_as_many_rows_are_used_as_are_affordable(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(statistics, "FLOPS", flops)
         patch.setattr(statistics, "HELD", held)
-        pick, again = (sampled(count, columns, others, number, (3, 1)) for _ in range(2))
-    most = max(min(flops / (2 * columns**2), held / (columns + others)), 4 * columns)
+        pick, again = (sampled(count, columns, columns + others, number, (3, 1)) for _ in range(2))
+    most = max(min(flops / (2 * columns * (columns + others)), held / (columns + others)), 4 * columns)
     if pick is None:
         assert count * number <= most * (1 + 1e-9)
         return
@@ -170,7 +170,7 @@ def test_as_many_rows_are_used_as_are_affordable(
 
 def test_other_seeds_layers_and_batches_sample_other_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "FLOPS", 1.0)
-    picks = [sampled(1000, 10, 0, 1, seed) for seed in ((0, 1, 2), (1, 1, 2), (0, 2, 2), (0, 1, 3))]
+    picks = [sampled(1000, 10, 10, 1, seed) for seed in ((0, 1, 2), (1, 1, 2), (0, 2, 2), (0, 1, 3))]
     assert len({str(pick) for pick in picks}) == 4
 
 
@@ -191,7 +191,7 @@ def test_sampled_moments_are_those_of_the_sampled_rows(widest: int, monkeypatch:
     for number, feed in enumerate(feeds):
         (h,) = outputs(analysis.graph, [feed], ["h"])
         whole = linear.rows(h, None)[:, 0] if widest else np.moveaxis(h, 1, -1).reshape(-1, 6)
-        pick = sampled(len(whole), whole.shape[1], 0, 3, (5, linear.op.index, number))
+        pick = sampled(len(whole), whole.shape[1], whole.shape[1], 3, (5, linear.op.index, number))
         assert pick is not None
         expected.append(whole[pick])
     check_moments(layer, np.concatenate(expected))

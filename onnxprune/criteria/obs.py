@@ -120,7 +120,8 @@ class _Excerpt:
     def remove(self, unit: int) -> None:
         for ids, columns in self.blocks:
             for out in columns[ids == unit]:
-                change = np.linalg.solve(self.inverse[np.ix_(out, out)], self.inverse[out])
+                own = self.inverse[np.ix_(out, out)]
+                change = self.inverse[out] / own if len(out) == 1 else np.linalg.solve(own, self.inverse[out])
                 cross = self.products[:, out] @ change
                 own = change.T @ self.products[np.ix_(out, out)] @ change
                 self.products += own - cross - cross.T
@@ -191,6 +192,8 @@ def _blocks(units: Numbers) -> Iterator[tuple[Numbers, Numbers]]:
 def _price(inverse: Matrix, columns: Numbers, products: Matrix) -> Scores:
     """½ tr(U_p P_pp⁻¹ U_pᵀ) for every row of columns, from products U_pᵀ U_p (n, g, g)."""
     blocks = inverse[columns[:, :, None], columns[:, None, :]]
+    if columns.shape[1] == 1:
+        return np.asarray(0.5 * products[:, 0, 0] / blocks[:, 0, 0])
     prices: Scores = 0.5 * np.linalg.solve(blocks, products).trace(axis1=1, axis2=2)
     return prices
 

@@ -22,11 +22,14 @@ REDUNDANT: Mapping[str, Any] = {"ratio": 1 / 3, "align": 1}
 DEEPER: Mapping[str, Any] = {"ratio": 0.5, "align": 1}
 """One that takes more, so that biases have to move."""
 
-HEAD = f"g (float[N,{INPUT}] x) => (float[N,{OUTPUT}] y) <float[{INPUT},{HIDDEN}] u, float[{HIDDEN}] c,"
+HEAD = (
+    f"g (float[N,{INPUT}] x) => (float[N,{OUTPUT}] y) <float[{INPUT},{HIDDEN}] u, float[{HIDDEN}] c,"
+    f" float[{HIDDEN},{OUTPUT}] w"
+)
 NETS = {
-    "biases": f"{HEAD} float[{HIDDEN},{OUTPUT}] w, float[{OUTPUT}] b> {{ q = Gemm(x, u, c)  h = Relu(q)  y = Gemm(h, w, b) }}",
-    "no biases": f"{HEAD} float[{HIDDEN},{OUTPUT}] w> {{ q = Gemm(x, u, c)  h = Relu(q)  y = Gemm(h, w) }}",
-    "products": f"{HEAD} float[{HIDDEN},{OUTPUT}] w> {{ p = MatMul(x, u)  q = Add(p, c)  h = Relu(q)  y = MatMul(h, w) }}",
+    "biases": f"{HEAD}, float[{OUTPUT}] b> {{ q = Gemm(x, u, c)  h = Relu(q)  y = Gemm(h, w, b) }}",
+    "no biases": f"{HEAD}> {{ q = Gemm(x, u, c)  h = Relu(q)  y = Gemm(h, w) }}",
+    "products": f"{HEAD}> {{ p = MatMul(x, u)  q = Add(p, c)  h = Relu(q)  y = MatMul(h, w) }}",
 }
 
 

@@ -18,8 +18,17 @@ MIXED = """g (float[N,3,8,8] x, float16[N,5] h, double[N,4,9] d, int64[N,2] i, u
     y = Conv(x, w)  e = Gather(table, i) }"""
 NORMALISED = """g (float[N,3,8,8] x) => (float[N,4,6,6] y) <float[3] scale, float[3] b, float[3] m, float[3] var,
     float[4,3,3,3] w> { n = BatchNormalization(x, scale, b, m, var)  y = Conv(n, w) }"""
-SHAPES = {"x": (1, 3, 8, 8), "h": (1, 5), "d": (1, 4, 9), "i": (1, 2), "c": (1, 6), "t": (1,), "s": (1,), "v": (1,)}
-PICTURE = {"x": (1, 3, 8, 8)}
+SHAPES: dict[str, tuple[int, ...]] = {
+    "x": (1, 3, 8, 8),
+    "h": (1, 5),
+    "d": (1, 4, 9),
+    "i": (1, 2),
+    "c": (1, 6),
+    "t": (1,),
+    "s": (1,),
+    "v": (1,),
+}
+PICTURE: dict[str, tuple[int, ...]] = {"x": (1, 3, 8, 8)}
 
 
 def graph(text: str) -> Graph:
@@ -100,6 +109,12 @@ def test_a_normalisation_knows_the_level(level: tuple[float, float]) -> None:
     values = together(found, "x")
     assert values.mean() == pytest.approx(level[0], abs=0.2 * level[1])
     assert np.abs(values - level[0]).max() <= CLIP * level[1] * 1.001
+
+
+def test_the_means_count_beside_the_variances() -> None:
+    """Where deviations alone say standard inputs, the mean says bytes."""
+    own = analyse(remembering(127.5, 1)).graph
+    assert same(synthetic(own, PICTURE, 0), module._feeds(own, PICTURE, 0, LEVELS[-1], SAMPLES))
 
 
 def test_a_level_at_which_the_model_does_not_run_is_not_chosen() -> None:

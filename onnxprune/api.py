@@ -244,17 +244,18 @@ def verify(
             removed = plans.removed_by(wanted, model.analysis)
             shapes = shapes or ({} if data is not None else _planned_shapes(wanted, model))
     check_memory(other.graph)
+    problem = ""
     with _folder(None) as folder:
         first, second = _file(model.record, folder / "reference"), _file(other.record, folder / "candidate")
         bench = Bench(model, Evidence(data, input_shapes=shapes, providers=providers, seed=seed), first)
         if wanted is not None:
-            final, gone = decision.adopting(model, other, wanted, removed)
+            final, gone, problem = decision.adopting(model, other, wanted, removed)
             first = saving.write(surgery.zero(final.analysis, gone), folder / "zeroed", "zeroed.onnx")
         found = {
             name: compare(Session(first, name), Session(second, name), [*bench.seeded, *bench.feeds])
             for name in providers
         }
-    return Verified(found, "zeroed by the plan" if wanted else "")
+    return Verified(found, "zeroed by the plan" if wanted else "", problem)
 
 
 def run(pass_name: str, source: Source, out: Target, *, in_place: bool = False, **options: Any) -> Ran:

@@ -258,7 +258,8 @@ def verify(reference: str, candidate: str, input_shapes: Sequence[str], json_to:
         result = api.verify(reference, candidate, input_shapes=_shapes(input_shapes), **options)
     _show(result.to_json(), json_to, lambda console: render.verified(console, result))
     if not result:
-        raise PruneError(f"{candidate!r} does not give the outputs of {reference!r}.")
+        why = result.problem or f"it does not give the outputs of {reference!r}"
+        raise PruneError(f"{candidate!r}: {why}.")
 
 
 class _Passes(click.Group):

@@ -10,9 +10,10 @@ from onnxprune import plan as plans
 from onnxprune.analysis import Analysis, Model
 from onnxprune.closure import Mask
 from onnxprune.cost import CostModel
-from onnxprune.edits import LARGEST, adopted, grown, with_values
+from onnxprune.edits import LARGEST, adopted, digest, grown, with_values
 from onnxprune.errors import UsageError
 from onnxprune.evidence import Bench
+from onnxprune.graph import Graph
 from onnxprune.inputs import Feed
 from onnxprune.linear import layers
 from onnxprune.plan import Effort, Plan, Recipe
@@ -20,9 +21,14 @@ from onnxprune.ranking import needs
 from onnxprune.runtime import ExecutionError, Session
 from onnxprune.study import Candidate, Study, carried
 from onnxprune.synthetic import synthetic
+from onnxprune.tensors import FLOATS
 from onnxprune.walk import Values
 
 DEFAULT = "obs"
+FOREIGN = (
+    "its weights are not those that the plan's recovery wrote; other data, or another machine, give others:"
+    " apply the plan again, or compare without --plan"
+)
 
 
 @dataclass(frozen=True)
@@ -91,12 +97,14 @@ def _studied(bench: Bench, recipe: Recipe, effort: Effort, progress: Callable[[s
         note = f"Nothing was recovered: a part of the model does not run by itself ({error})."
         return Decided(found.plan, model, found.removed, note)
     final = Model(record, model.protection) if helps else model
+    cut = carried(best.removed, study.analysis, final.analysis)
     recovery = {
         "recover": effort.recover if helps else "none",
         "data": "given" if bench.calibration else "synthetic",
         "samples": sum(len(sampling.rows_of(model.graph, [feed])) for feed in feeds),
         "criterion": best.criterion,
         "allocation": best.name,
+        "sha256": _digest(final, final.graph, cut),
         "held_out": best.loss.to_json(),
         "layers": [step.to_json() for step in steps],
     }
@@ -104,7 +112,7 @@ def _studied(bench: Bench, recipe: Recipe, effort: Effort, progress: Callable[[s
     source, cost = plans.source_of(model.record), CostModel(model.analysis, bench.shapes)
     plan = plans.written(model, recipe, cost, gone, study.unscored, source, recovery)
     note = " ".join([*study.notes, _told(best, blind=not bench.calibration, helps=helps or effort.recover == "none")])
-    return Decided(plan, final, carried(best.removed, study.analysis, final.analysis), note)
+    return Decided(plan, final, cut, note)
 
 
 def _study(
@@ -144,15 +152,32 @@ def refitted(bench: Bench, plan: Plan, removed: Mask, progress: Callable[[str], 
     return final, carried(removed, model.analysis, final.analysis)
 
 
-def adopting(model: Model, other: Model, plan: Plan, removed: Mask) -> tuple[Model, Mask]:
-    """The model that a plan was made for, with the kept weights of what the plan's recovery made of it."""
+def adopting(model: Model, other: Model, plan: Plan, removed: Mask) -> tuple[Model, Mask, str]:
+    """The model that a plan was made for, with the kept weights of what the plan's recovery made of it.
+
+    Beside it the units to zero, and what is wrong with those weights, if they are not those that were written.
+    """
     if plan.recovery.get("recover", "none") == "none":
-        return model, removed
+        return model, removed, ""
     analysis = model.analysis
     like = Analysis(grown(model.graph, analysis.rule, other.graph), model.protection)
     record = adopted(like.graph, other.graph, surgery.keeps(like, carried(removed, analysis, like)))
     final = Model(record, model.protection)
-    return final, carried(removed, analysis, final.analysis)
+    gone = carried(removed, analysis, final.analysis)
+    written = plan.recovery.get("sha256")
+    alike = written is None or written == _digest(final, other.graph, gone, cut=True)
+    return final, gone, "" if alike else FOREIGN
+
+
+def _digest(model: Model, graph: Graph, removed: Mask, *, cut: bool = False) -> str:
+    """A hash of a model's weights without these units, read from a graph in which they are cut already, or not yet."""
+    keeps, copies = surgery.keeps(model.analysis, removed), model.graph.copies
+    names = [
+        name
+        for name in model.graph.constants()
+        if model.graph.constant_tensor(name).data_type in FLOATS and (name not in copies or name in keeps)
+    ]
+    return digest(graph, {} if cut else keeps, names)
 
 
 def _told(best: Candidate, *, blind: bool, helps: bool) -> str:

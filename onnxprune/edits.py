@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -115,6 +116,19 @@ def adopted(graph: Graph, other: Graph, keeps: Keeps) -> Record:
             whole[places] = new
             values[name] = whole
     return with_values(graph, values)
+
+
+def digest(graph: Graph, keeps: Keeps, names: Iterable[str]) -> str:
+    """A hash of these constants as they are once they are cut."""
+    found = hashlib.sha256()
+    for name in sorted(names):
+        value = graph.constant(name) if graph.is_constant(name) else None
+        array = np.zeros(0) if value is None else np.asarray(value)
+        for axis, kept in keeps.get(name, {}).items():
+            array = array.take(kept, axis=axis)
+        found.update(f"{name} {array.dtype} {array.shape}".encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
 
 
 def _unique(name: str, taken: set[str]) -> str:

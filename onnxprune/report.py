@@ -175,18 +175,19 @@ class Pruned:
 
 @dataclass(frozen=True)
 class Verified:
-    """Whether two models give the same outputs, by provider."""
+    """Whether two models give the same outputs, by provider; ``problem`` is what else is wrong."""
 
     proof: Proof
     against: str = ""
+    problem: str = ""
 
     def __bool__(self) -> bool:
-        return all(comparison for found in self.proof.values() for comparison in found)
+        return not self.problem and all(comparison for found in self.proof.values() for comparison in found)
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
         proof = {name: [c.to_json() for c in found] for name, found in self.proof.items()}
-        return {"equal": bool(self), "reference": self.against, "providers": proof}
+        return {"equal": bool(self), "reference": self.against, "problem": self.problem, "providers": proof}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -147,8 +146,8 @@ class Study:
         for name, power in (("curves", 1.0), ("flattened curves", 0.5)):
             flattened = [c.flattened(power) for c in curves]
             yield self.judged(name, curve.spend(flattened, self.none, self.cost, budget, keep), criterion)
-        if schedule == "iterative" or (schedule == "auto" and self.work <= STAGED_WORK):
-            yield self.staged(criterion, budget, keep, curves)
+        if schedule in ("iterative", "dynamic") or (schedule == "auto" and self.work <= STAGED_WORK):
+            yield self.staged(criterion, budget, keep, curves, dynamic=schedule == "dynamic")
 
     def _best_criterion(self, budget: Budget) -> str:
         """The criterion whose choice does best on held-out data, the same fraction of every group gone."""
@@ -186,26 +185,44 @@ class Study:
         return accepted
 
     def drop(self, candidate: Candidate) -> float:
-        """How much worse a candidate is: by the metric where there is one, else by agreement, else by squared error."""
+        """How much worse a candidate is: by the metric, else by squared error and, of classifiers, agreement."""
         if self.measure is not None:
             return self.measure(candidate.values)
-        return 1 - candidate.loss.agreement if self.held_out.is_classifier else candidate.loss.error
+        disagreement = 1 - candidate.loss.agreement if self.held_out.is_classifier else 0.0
+        return max(disagreement, candidate.loss.error)
 
-    def staged(self, criterion: str, budget: Budget, keep: float, curves: Sequence[Curve]) -> Candidate:
-        """Spend the budget bit by bit; scores and curves are taken anew from the refitted model in between."""
+    def staged(
+        self, criterion: str, budget: Budget, keep: float, curves: Sequence[Curve], *, dynamic: bool = False
+    ) -> Candidate:
+        """Spend the budget bit by bit; scores and curves are taken anew from the refitted model in between.
+
+        Args:
+            criterion: what units are scored by.
+            budget: how much goes.
+            keep: the fraction of the cost to keep.
+            curves: of the dense model.
+            dynamic: propose several ways to take each bit, and roll all back but the best.
+        """
         stages = min(MOST_STAGES, max(1, round(np.log(max(keep, 1e-3)) / np.log(STAGE))))
-        targets = [keep ** (number / stages) for number in range(1, stages + 1)]
         removed = self.none
-        for number, (_, target) in enumerate(pairwise([1.0, *targets])):
+        for number in range(stages):
             if number:
                 self.progress(f"stage {number + 1} of {stages}")
-                values = self.refit(removed, self.seen)[0]
-                statistics = self.statistics(values)
-                ranking = self.rank(statistics, criterion, budget)
-                plain = curve.shapeless(self.analysis, ranking, budget, removed)
+                statistics = self.statistics(self.refit(removed, self.seen)[0])
+                plain = curve.shapeless(self.analysis, self.rank(statistics, criterion, budget), budget, removed)
                 curves = self.curves(statistics, plain, removed)
-            removed = curve.spend(curves, removed, self.cost, budget, target)
-        return self.judged("stages", removed, criterion)
+            target = keep ** ((number + 1) / stages)
+            proposed = [curves, [c.flattened(0.5) for c in curves]] if dynamic else [curves]
+            masks = [curve.spend(found, removed, self.cost, budget, target) for found in proposed]
+            removed = self._accepted(masks, criterion)
+        return self.judged("dynamic" if dynamic else "stages", removed, criterion)
+
+    def _accepted(self, masks: Sequence[Mask], criterion: str) -> Mask:
+        """Of several proposals the one that does best on held-out data."""
+        if len(masks) == 1:
+            return masks[0]
+        found = [self.judged("proposal", mask, criterion) for mask in masks]
+        return min(found, key=lambda candidate: candidate.loss.error).removed
 
     @property
     def work(self) -> float:

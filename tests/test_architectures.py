@@ -113,12 +113,12 @@ def test_half_of_every_group_goes_and_removing_equals_zeroing(entry: Entry, tmp_
     source = tmp_path / "dense.onnx"
     source.write_bytes(load(entry).SerializeToString())
     model = Model(Record(source))
-    bench = Bench(model, Evidence(None, None, {}, ("cpu",), 0), source)
+    bench = Bench(model, Evidence(), source)
     decision = decide(model, Recipe(ratio=0.5, align=1), bench.shapes)
     if not AT_LEAST[entry.name]:  # its weights are attributes, of which nothing is cut
         assert decision.plan.empty
         return
-    _, applied = cut_and_prove(bench, decision.removed, tmp_path, None, lambda _: None, keep_unverified=False)
+    _, applied = cut_and_prove(bench, model, decision.removed, tmp_path, None, lambda _: None, keep_unverified=False)
     assert applied.verified
     assert applied.error <= CLOSE
     assert "proves little" not in applied.note

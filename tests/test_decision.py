@@ -155,28 +155,25 @@ def _rescale(name: str, factor: float) -> Callable[[onnx.ModelProto], None]:
     return lambda model: replaced(model, name, lambda array: array.__imul__(factor))
 
 
-TAMPERED: dict[str, tuple[Callable[[onnx.ModelProto], None], bool]] = {
-    "another activation": (_swap_nodes, True),
-    "one more factor": (_scale_output, True),
-    "a weight that was cut": (_rescale("u", 1.01), False),
-    "a weight that was refitted": (_rescale("w", 1.01), False),
-    "a bias that was refitted": (_rescale("b", 1.5), False),
+TAMPERED: dict[str, Callable[[onnx.ModelProto], None]] = {
+    "another activation": _swap_nodes,
+    "one more factor": _scale_output,
+    "a weight that was cut": _rescale("u", 1.01),
+    "a weight that was refitted": _rescale("w", 1.01),
+    "a bias that was refitted": _rescale("b", 1.5),
 }
 
 
 @pytest.mark.parametrize("name", TAMPERED)
-def test_what_a_plan_that_recovers_can_tell_and_what_not(name: str, tmp_path: Path) -> None:
-    """The reference takes over all kept weights: what is computed is checked, what it is computed with is not.
-
-    A plan without recovery tells every one of these changes; a replay with the data tells the bytes.
-    """
-    change, is_told = TAMPERED[name]
+def test_a_change_of_nodes_or_weights_is_told(name: str, tmp_path: Path) -> None:
+    """What is computed is compared by running it; what it is computed with, by a hash that the plan holds."""
     model, data = placed(tmp_path, redundant())
-    for given, told in (({"data": data}, is_told), ({"recover": "none"}, True)):
+    for given in ({"data": data}, {"recover": "none"}):
         plan = onnxprune.prune(model, tmp_path / "out.onnx", **given, **DEEPER).plan
+        assert onnxprune.verify(model, tmp_path / "out.onnx", plan=plan)
         proto = onnx.load(tmp_path / "out.onnx")
-        change(proto)
-        assert bool(onnxprune.verify(model, save(proto, tmp_path / "bad.onnx"), plan=plan)) is not told
+        TAMPERED[name](proto)
+        assert not onnxprune.verify(model, save(proto, tmp_path / "bad.onnx"), plan=plan)
 
 
 def test_a_result_of_other_widths_is_not_what_the_plan_says(tmp_path: Path) -> None:

@@ -363,7 +363,9 @@ def write_manifest(out: Path, test: Split, seed: int) -> None:
     }
     for name, origin in origins.items():
         files[f"data/{name}"] = describe_file(out / "data" / name, origin, licence)
-    (out / "manifest.json").write_text(json.dumps({"seed": seed, "files": files}, indent=2) + "\n")
+    manifest = out / "manifest.json"
+    others = json.loads(manifest.read_text()) if manifest.exists() else {}  # of models that come from elsewhere
+    manifest.write_text(json.dumps({**others, "seed": seed, "files": files}, indent=2) + "\n")
     for name, entry in files.items():
         shown = {key: value for key, value in entry.items() if isinstance(value, int | float)}
         print(name, shown)

@@ -129,12 +129,11 @@ def evenly(curves: Sequence[Curve], removed: Mask, cost: CostModel, budget: Budg
     """
     measure, dense = budget.measure, int(getattr(cost.dense, budget.measure))
 
-    def at(ratio: float) -> Mask:
-        counts = [int(c.counts[min(len(c.counts) - 1, round(ratio * (len(c.counts) - 1)))]) for c in curves]
-        return _mask(removed, curves, counts)
+    def at(ratio: float) -> list[int]:
+        return [int(c.counts[min(len(c.counts) - 1, round(ratio * (len(c.counts) - 1)))]) for c in curves]
 
-    def price(mask: Mask) -> int:
-        return int(getattr(cost(mask), measure))
+    def price(counts: Sequence[int]) -> int:
+        return int(getattr(cost(_mask(removed, curves, counts)), measure))
 
     if price(at(1.0)) > keep * dense:
         raise out_of_reach(measure, keep, price(at(1.0)) / max(dense, 1))
@@ -142,7 +141,7 @@ def evenly(curves: Sequence[Curve], removed: Mask, cost: CostModel, budget: Budg
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if price(at(middle / 1000)) <= keep * dense else (middle + 1, high)
-    return at(low / 1000)
+    return _mask(removed, curves, _given_back(curves, at(low / 1000), lambda counts: price(counts) <= keep * dense))
 
 
 class _Steps:

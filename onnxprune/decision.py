@@ -182,6 +182,8 @@ def _digest(model: Model, graph: Graph, removed: Mask, *, cut: bool = False) -> 
 
 def _told(best: Candidate, *, blind: bool, helps: bool) -> str:
     """What the user should know of how much was risked."""
-    risk = f"error {best.loss.error:.2%} of the outputs' variance on held-out {'synthetic inputs' if blind else 'data'}"
-    kept = "" if helps else " Recovery did no good there and was taken back."
-    return f"{'Calibrated without data: ' if blind else ''}{risk}.{' Give --data to do better.' if blind else ''}{kept}"
+    where = "held-out synthetic inputs" if blind else "held-out data"
+    told = f"On {where} outputs are off by {best.loss.error:.2%} of their variance."
+    if blind:
+        told += " Calibrated without data; real inputs (--data) do better, and tell more."
+    return told if helps else f"{told} Recovery did no good there and was taken back."

@@ -213,10 +213,10 @@ def test_a_note_says_what_held_out_data_say(tmp_path: Path) -> None:
     result = onnxprune.prune(model, None, data=data, **DEEPER)
     held_out = result.plan.recovery["held_out"]["error"]
     assert held_out > 1e-3
-    assert result.applied.note == f"error {held_out:.2%} of the outputs' variance on held-out data."
+    assert result.applied.note == f"On held-out data outputs are off by {held_out:.2%} of their variance."
     blind = onnxprune.prune(model, None, **DEEPER).applied.note
-    assert blind.startswith("Calibrated without data: error ")
-    assert blind.endswith("on held-out synthetic inputs. Give --data to do better.")
+    assert blind.startswith("On held-out synthetic inputs outputs are off by ")
+    assert blind.endswith("Calibrated without data; real inputs (--data) do better, and tell more.")
 
 
 @pytest.mark.parametrize("criterion", ["obs", "wanda", "vote(l1,obs)", "average(l2,min(bn-scale,cssp))"])

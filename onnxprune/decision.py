@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -184,6 +185,10 @@ def _told(best: Candidate, *, blind: bool, helps: bool) -> str:
     """What the user should know of how much was risked."""
     where = "held-out synthetic inputs" if blind else "held-out data"
     told = f"On {where} outputs are off by {best.loss.error:.2%} of their variance."
+    if not math.isfinite(best.loss.error):
+        told = f"On {where} outputs cannot be compared with the dense model's."
     if blind:
         told += " Calibrated without data; real inputs (--data) do better, and tell more."
-    return told if helps else f"{told} Recovery did no good there and was taken back."
+    if helps:
+        return told
+    return f"{told} {'Recovery did no good there and was taken back.' if best.steps else 'Nothing could be refitted.'}"

@@ -26,6 +26,8 @@ from onnxprune.tensors import FLOATS
 from onnxprune.walk import Values
 
 DEFAULT = "obs"
+BLIND_SHARE = 0.5  # of the multiply-accumulates; what is left of a model beyond that, made-up inputs do not vouch for
+BLIND = "More than half of the MACs went on made-up inputs alone: measure the result before it is used."
 FOREIGN = (
     "its weights are not those that the plan's recovery wrote; other data, or another machine, give others:"
     " apply the plan again, or compare without --plan"
@@ -112,7 +114,13 @@ def _studied(bench: Bench, recipe: Recipe, effort: Effort, progress: Callable[[s
     gone = carried(best.removed, study.analysis, model.analysis)
     source, cost = plans.source_of(model.record), CostModel(model.analysis, bench.shapes)
     plan = plans.written(model, recipe, cost, gone, study.unscored, source, recovery)
-    note = " ".join([*study.notes, _told(best, blind=not bench.calibration, helps=helps or effort.recover == "none")])
+    far = BLIND if not bench.calibration and _share(plan) < BLIND_SHARE else ""
+    note = " ".join(
+        [
+            *filter(None, (*study.notes, far)),
+            _told(best, blind=not bench.calibration, helps=helps or effort.recover == "none"),
+        ]
+    )
     return Decided(plan, final, cut, note)
 
 
@@ -179,6 +187,11 @@ def _digest(model: Model, graph: Graph, removed: Mask, *, cut: bool = False) -> 
         if model.graph.constant_tensor(name).data_type in FLOATS and (name not in copies or name in keeps)
     ]
     return digest(graph, {} if cut else keeps, names)
+
+
+def _share(plan: Plan) -> float:
+    """The fraction of multiply-accumulates that a plan keeps."""
+    return plan.cost["after"]["macs"] / max(plan.cost["before"]["macs"], 1)
 
 
 def _told(best: Candidate, *, blind: bool, helps: bool) -> str:

@@ -34,6 +34,8 @@ from onnxprune.walk import Values
 COMPARED = ("obs", "wifv", "cssp", "l2", "bn-scale")  # by the criterion "auto"
 FIRST_STEP, LAST_STEP = 0.25, 0.02  # of the dense cost, by which a loss limit is approached
 LEAST_BLIND = 0.05  # the least ρ of a refit on inputs that were made up
+STAGES = "stages"
+MARGIN = 1.1  # stages have looked at the held-out data again and again: they must be better by this
 STAGE = 0.8  # of what is left, that a stage keeps
 MOST_STAGES = 5
 WORK = 3e12  # multiply-accumulates that measuring one model's loss curves may take; fewer points beyond
@@ -124,7 +126,7 @@ class Study:
         if budget.max_drop is not None:
             return self._within(chosen, budget, budget.max_drop)
         found = list(self.candidates(chosen, budget, schedule))
-        return min(found, key=lambda candidate: candidate.loss.error)
+        return min(found, key=lambda candidate: candidate.loss.error * (MARGIN if candidate.name == STAGES else 1.0))
 
     def candidates(self, criterion: str, budget: Budget, schedule: str = "auto") -> Iterator[Candidate]:
         """Ways to spend a budget, each refitted and judged.
@@ -215,7 +217,7 @@ class Study:
             proposed = [curves, [c.flattened(0.5) for c in curves]] if dynamic else [curves]
             masks = [curve.spend(found, removed, self.cost, budget, target) for found in proposed]
             removed = self._accepted(masks, criterion)
-        return self.judged("dynamic" if dynamic else "stages", removed, criterion)
+        return self.judged("dynamic" if dynamic else STAGES, removed, criterion)
 
     def _accepted(self, masks: Sequence[Mask], criterion: str) -> Mask:
         """Of several proposals the one that does best on held-out data."""

@@ -122,7 +122,7 @@ def test_where_nothing_is_left_to_evaluate_that_is_said(folder: Path) -> None:
 @instant
 def test_the_result_says_how_it_was_recovered(folder: Path) -> None:
     found = pruned(folder, "--samples", 100)["recovery"]
-    assert found.keys() == {"recover", "data", "samples", "criterion", "allocation", "held_out", "layers"}
+    assert found.keys() == {"recover", "data", "samples", "criterion", "allocation", "sha256", "held_out", "layers"}
     assert (found["recover"], found["data"], found["samples"]) == ("auto", "given", 100)
     assert (found["criterion"], found["allocation"]) == ("obs", "scores")
     assert 0 < found["held_out"]["error"] < 0.05

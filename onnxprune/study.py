@@ -33,7 +33,7 @@ from onnxprune.walk import Values
 
 COMPARED = ("obs", "wifv", "cssp", "l2", "bn-scale")  # by the criterion "auto"
 FIRST_STEP, LAST_STEP = 0.25, 0.02  # of the dense cost, by which a loss limit is approached
-LEAST_BLIND = 0.05  # the least ρ of a refit on inputs that were made up
+LEAST_BLIND = 0.001  # the least ρ of a refit on inputs that were made up
 STAGES = "stages"
 MARGIN = 1.1  # stages have looked at the held-out data again and again: they must be better by this
 STAGE = 0.8  # of what is left, that a stage keeps

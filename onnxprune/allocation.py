@@ -166,7 +166,7 @@ def _to_budget(analysis: Analysis, groups: list[_Group], cost: CostModel, measur
     least = wanted(len(owner))
     if not fits(least):
         raise out_of_reach(measure, keep, int(getattr(cost(_chosen(analysis, groups, least)), measure)) / max(dense, 1))
-    counts = wanted(_first(len(owner), lambda run: fits(wanted(run))))
+    counts = wanted(first(len(owner), lambda run: fits(wanted(run))))
     return _chosen(analysis, groups, _given_back(groups, counts, fits))
 
 
@@ -184,7 +184,7 @@ def _given_back(groups: list[_Group], counts: list[int], fits: Callable[[list[in
             return counts
 
 
-def _first(end: int, holds: Callable[[int], bool]) -> int:
+def first(end: int, holds: Callable[[int], bool]) -> int:
     """The smallest number in [0, end] for which a monotone condition holds."""
     low, high = 0, end
     while low < high:

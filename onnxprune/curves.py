@@ -8,12 +8,12 @@ the rest lies on straight lines between them.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.allocation import Budget, aligned_step, out_of_reach
+from onnxprune.allocation import Budget, aligned_step, first, out_of_reach
 from onnxprune.analysis import Analysis
 from onnxprune.closure import Mask
 from onnxprune.compensation import compensated
@@ -66,7 +66,7 @@ def _shapeless(analysis: Analysis, ranking: Ranking, budget: Budget, removed: Ma
 
 def measured(
     statistics: Statistics, held_out: HeldOut, plain: Sequence[Curve], removed: Mask, points: Sequence[float]
-) -> Iterator[Curve]:
+) -> list[Curve]:
     """The curves of a model, group by group in the order in which it runs.
 
     Args:
@@ -91,7 +91,7 @@ def measured(
         losses = list(np.maximum.accumulate(np.nan_to_num(losses, posinf=1e6)))
         every = np.interp(curve.counts, curve.counts[picks], losses)
         found[int(group)] = Curve(curve.order, curve.counts, every + FLOOR * curve.counts / max(1, curve.counts[-1]))
-    yield from (found[group] for group in range(len(plain)))
+    return [found[group] for group in range(len(plain))]
 
 
 def _place(statistics: Statistics, curve: Curve) -> int:
@@ -137,11 +137,8 @@ def evenly(curves: Sequence[Curve], removed: Mask, cost: CostModel, budget: Budg
 
     if price(at(1.0)) > keep * dense:
         raise out_of_reach(measure, keep, price(at(1.0)) / max(dense, 1))
-    low, high = 0, 1000
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if price(at(middle / 1000)) <= keep * dense else (middle + 1, high)
-    return _mask(removed, curves, _given_back(curves, at(low / 1000), lambda counts: price(counts) <= keep * dense))
+    least = first(1000, lambda run: price(at(run / 1000)) <= keep * dense)
+    return _mask(removed, curves, _given_back(curves, at(least / 1000), lambda counts: price(counts) <= keep * dense))
 
 
 class _Steps:

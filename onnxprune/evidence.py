@@ -188,8 +188,7 @@ def _width(graph: Graph, name: str) -> int:
 
 def rows(feeds: Sequence[Feed]) -> int:
     """The rows of all feeds together."""
-    firsts = [next(iter(feed.values()), None) for feed in feeds]
-    return sum(0 if first is None or first.ndim == 0 else int(first.shape[0]) for first in firsts)
+    return sum(map(sampling.count, feeds))
 
 
 def attempt(session: Session, feed: Feed) -> list[Any] | None:

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from operator import add
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -39,10 +39,17 @@ ENOUGH = 0.995  # … as long as each leaves less than this of the error of the 
 LARGEST = 4608  # columns that are solved for
 
 
+T = TypeVar("T")
 Rows = list[tuple[Matrix, Matrix]]
 """Batch by batch, inputs (n, G, D) and what should come out, (n, G, O)."""
 Parts = tuple[Rows, Rows]
 """What is fitted, and what is held out."""
+
+
+def apart(batches: Sequence[T]) -> tuple[list[T], list[T]]:
+    """The batches that are fitted, and those that are held out."""
+    held_out = list(batches[HELD_OUT - 1 :: HELD_OUT])
+    return [batch for number, batch in enumerate(batches) if number % HELD_OUT != HELD_OUT - 1], held_out
 
 
 @dataclass(frozen=True)
@@ -254,11 +261,8 @@ class Refit(Pass):
             seen = [(x[:cut], y[:cut]) for (x, y), cut in zip(rows, cuts, strict=True)]
             held_out = [(x[cut:], y[cut:]) for (x, y), cut in zip(rows, cuts, strict=True)]
             return _joined(seen), _joined(held_out)
-        places = range(len(rows))
-        return (
-            _joined([rows[place] for place in places if place % HELD_OUT < HELD_OUT - 1]),
-            _joined([rows[place] for place in places if place % HELD_OUT == HELD_OUT - 1]),
-        )
+        seen, held_out = apart(rows)
+        return _joined(seen), _joined(held_out)
 
     def _write(self, linear: Linear, added: Bias, live: Mask, columns: Mask, outputs: Mask, solution: Solution) -> None:
         weight, old = self.now(linear.w), self.now(added.name)

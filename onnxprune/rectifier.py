@@ -7,6 +7,7 @@ it, too, and the bound itself otherwise (Zhang et al., Accelerating Very Deep Co
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,21 +53,31 @@ class Rectifier:
 
 def rectifier(graph: Graph, linear: Linear) -> Rectifier | None:
     """What cuts a layer's output off, if nothing but a scale and a shift per channel is in between."""
+    for op, _, factor, shift in behind(graph, linear):
+        bounds = _bounds(graph, op)
+        if bounds is not None:
+            usable = np.where(np.abs(factor) > SMALLEST, factor, SMALLEST).reshape(linear.groups, -1)
+            return Rectifier(usable, shift.reshape(linear.groups, -1), *bounds)
+    return None
+
+
+def behind(graph: Graph, linear: Linear) -> Iterator[tuple[Op, int, Matrix, Matrix]]:
+    """The nodes behind a layer, as long as each is the only reader of the last and scales and shifts per channel.
+
+    With each the input that it reads the layer's output by, and the scale and the shift so far.
+    """
     name, axis = linear.y
     size = int(graph.shapes[name][axis])
     factor, shift = np.ones(size), np.zeros(size)
     while True:
         readers = graph.consumers.get(name, [])
         if len(readers) != 1 or name in graph.handed_out or readers[0][0].domain or readers[0][0].home.path:
-            return None
+            return
         op, slot = readers[0]
-        bounds = _bounds(graph, op)
-        if bounds is not None:
-            usable = np.where(np.abs(factor) > SMALLEST, factor, SMALLEST).reshape(linear.groups, -1)
-            return Rectifier(usable, shift.reshape(linear.groups, -1), *bounds)
+        yield op, slot, factor, shift
         step = affine(graph, op, slot, size, axis)
         if step is None:
-            return None
+            return
         factor, shift = factor * step[0], shift * step[0] + step[1]
         name = op.out
 

@@ -19,7 +19,6 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from onnxprune.moments import Matrix
 
 RIDGES = (1e-7, 1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)
-LARGEST = 1e15  # condition that float64 can bear
 
 
 @dataclass(frozen=True)

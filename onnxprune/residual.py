@@ -10,7 +10,7 @@ import numpy as np
 from onnxprune.graph import Graph
 from onnxprune.linear import Linear
 from onnxprune.record import Array
-from onnxprune.rectifier import affine
+from onnxprune.rectifier import behind
 
 SMALLEST = 1e-3  # of the largest factor; what is scaled by less cannot be made up for
 
@@ -43,27 +43,15 @@ def stream(graph: Graph, linear: Linear, linears: Collection[int]) -> Stream | N
 
     Only the last of the two operands' layers can make up for the other.
     """
-    name, axis = linear.y
-    size = int(graph.shapes[name][axis])
-    factor = np.ones(size)
-    while True:
-        readers = graph.consumers.get(name, [])
-        if len(readers) != 1 or name in graph.handed_out:
-            return None
-        op, slot = readers[0]
-        others = [other for other in op.ins if other and other != name]
-        if op.domain or op.home.path or len(op.outs) != 1:
+    for op, slot, factor, _ in behind(graph, linear):
+        others = [other for other in op.ins if other and other != op.ins[slot]]
+        if len(op.outs) != 1:
             return None
         if op.kind == "Add" and len(others) == 1 and not graph.is_constant(others[0]):
-            ready = op.rank(others[0]) == op.rank(linear.y[0]) and not _depends(
-                graph, others[0], linear.op.index, linears
-            )
-            return Stream(others[0], factor, axis) if ready else None
-        step = affine(graph, op, slot, size, axis)
-        if step is None:
-            return None
-        factor = factor * step[0]
-        name = op.out
+            late = _depends(graph, others[0], linear.op.index, linears)
+            alike = op.rank(others[0]) == op.rank(linear.y[0])
+            return Stream(others[0], factor, linear.y[1]) if alike and not late else None
+    return None
 
 
 def _depends(graph: Graph, tensor: str, index: int, linears: Collection[int]) -> bool:

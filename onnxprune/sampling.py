@@ -64,8 +64,8 @@ def split(graph: Graph, feeds: Sequence[Feed], shapes: Shapes, samples: int, see
 
 def count(unit: Feed) -> int:
     """The rows of a feed."""
-    first = next(iter(unit.values()))
-    return len(first) if first.ndim else 0  # as `onnxprune.evidence.rows` counts them
+    first = next(iter(unit.values()), None)
+    return 0 if first is None or first.ndim == 0 else len(first)
 
 
 def classes(labels: object, chosen: Array, feeds: Sequence[Feed]) -> list[Array]:

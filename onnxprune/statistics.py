@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from onnxprune.analysis import Analysis
+from onnxprune.channelwise import channels
 from onnxprune.criteria.base import Numbers, Part, Scores
 from onnxprune.gradients import Gates
 from onnxprune.inputs import Feed
@@ -166,9 +167,9 @@ class Statistics:
             pick = sampled(count, width, width * linear.groups, len(self.feeds), seed)
             rows = linear.rows(x, pick)
         else:
-            flat = np.moveaxis(x, linear.x[1], -1).reshape(-1, x.shape[linear.x[1]])
-            pick = sampled(len(flat), flat.shape[1] // linear.groups, flat.shape[1], len(self.feeds), seed)
-            rows = (flat if pick is None else flat[pick]).reshape(-1, linear.groups, flat.shape[1] // linear.groups)
+            width = x.shape[linear.x[1]]
+            pick = sampled(x.size // width, width // linear.groups, width, len(self.feeds), seed)
+            rows = channels(linear, x, pick)
         return [Moments.of(rows[:, group].astype(np.float64)) for group in range(linear.groups)]
 
 

@@ -27,7 +27,8 @@ from onnxprune.linear import layers
 from onnxprune.methods import recovered
 from onnxprune.ranking import Ranking, rank
 from onnxprune.record import Array, Record
-from onnxprune.recovery import HELD_OUT, Step
+from onnxprune.recovery import Step, apart
+from onnxprune.sampling import count
 from onnxprune.statistics import Statistics
 from onnxprune.walk import Values
 
@@ -88,17 +89,15 @@ class Study:
         self.least_ridge = LEAST_BLIND if blind else 0.0
         self.unscored: dict[int, str] = {}
         self.notes: list[str] = []
-        self.record = with_biases(model.graph, layers(model.graph, model.analysis.rule))
-        self.analysis = Analysis(Graph(self.record), model.protection)
+        biased = Graph(with_biases(model.graph, layers(model.graph, model.analysis.rule)))
+        self.analysis = Analysis(biased, model.protection)
         self.cost = CostModel(self.analysis, shapes)
-        self.seen = [feed for number, feed in enumerate(feeds) if number % HELD_OUT != HELD_OUT - 1]
-        held_out = [feed for number, feed in enumerate(feeds) if number % HELD_OUT == HELD_OUT - 1]
+        self.seen, held_out = apart(self.feeds)
         self.held_out = HeldOut(self.analysis.graph, held_out or self.feeds)
 
     def statistics(self, values: Values | None = None) -> Statistics:
         """What criteria ask for, of the model as it is by now."""
-        labels = [own for number, own in enumerate(self.labels) if number % HELD_OUT != HELD_OUT - 1]
-        return Statistics(self.analysis, self.seen, self.seed, values, labels)
+        return Statistics(self.analysis, self.seen, self.seed, values, apart(self.labels)[0])
 
     @property
     def none(self) -> Mask:
@@ -229,7 +228,7 @@ class Study:
     @property
     def work(self) -> float:
         """Multiply-accumulates that measuring all loss curves takes."""
-        rows = sum(next(iter(feed.values())).shape[0] for feed in self.held_out.feeds)
+        rows = sum(map(count, self.held_out.feeds))
         return float(self.cost.dense.macs * rows * self.analysis.groups * len(curve.POINTS) / 2)
 
     def curves(self, statistics: Statistics, plain: Sequence[Curve], removed: Mask) -> list[Curve]:
@@ -237,7 +236,7 @@ class Study:
         self.progress("loss curves")
         points = curve.POINTS if self.work <= WORK else curve.FEW_POINTS
         with threadpool_limits(1):
-            return list(curve.measured(statistics, self.held_out, plain, removed, points))
+            return curve.measured(statistics, self.held_out, plain, removed, points)
 
     def judged(self, name: str, removed: Mask, criterion: str) -> Candidate:
         """Refit and compare on held-out data."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
 
 from onnxprune.graph import Graph, Op
 from onnxprune.inputs import Feed, Shapes, synthesise
@@ -57,6 +56,8 @@ def _unit(graph: Graph, shapes: Shapes, seed: tuple[int, int], level: tuple[floa
 
 def _smooth(rng: np.random.Generator, shape: Sequence[int], level: tuple[float, float]) -> Array:
     """Noise of unit deviation, blurred along all long axes but the first two, at a level of its own."""
+    from scipy.ndimage import gaussian_filter  # takes a tenth of a second, which only a run without data should pay
+
     noise = rng.standard_normal(shape)
     blur = float(rng.choice(BLURS[1:]) if rng.random() > 0.1 else BLURS[0])
     widths = [0.0 if axis < min(2, len(shape) - 1) or size < 4 else blur for axis, size in enumerate(shape)]

@@ -5,14 +5,14 @@ Every comparison has a tolerance that follows from the number type: what roundin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.errors import PruneError, UsageError
+from onnxprune.errors import PruneError
 from onnxprune.inputs import Feed
 from onnxprune.record import Array
 from onnxprune.runtime import Session
@@ -197,27 +197,6 @@ def forgive_rounding(found: Iterable[Comparison], noise: Iterable[Comparison]) -
             comparison.noise = own.max_abs
             small = comparison.relative <= AT_MOST * comparison.tolerance
             comparison.equal = small and comparison.max_abs <= NOISES * own.max_abs
-
-
-def accuracy(session: Session, feeds: Sequence[Feed], labels: Array) -> float:
-    """The fraction of rows whose largest entry of the first output is the label.
-
-    Raises:
-        PruneError: the first output does not give one answer per row.
-        UsageError: a label is no index of its last axis.
-    """
-    scores = [np.atleast_1d(np.asarray(session.run(feed)[0])) for feed in feeds]
-    classes = min(score.shape[-1] for score in scores)
-    numbers = all(score.dtype.kind not in "OUS" for score in scores)
-    found = [score.argmax(axis=-1).ravel() for score in scores] if classes and numbers else [np.zeros(0)]
-    answers = np.concatenate(found)
-    if answers.shape != labels.shape:
-        raise PruneError(f"The first output gives {answers.size} answers for {labels.size} labels.")
-    if labels.min() < 0 or labels.max() >= classes:
-        raise UsageError(
-            f"Labels run from {labels.min()} to {labels.max()}, but the first output has {classes} classes, from 0."
-        )
-    return float((answers == labels).mean())
 
 
 def failures(comparisons: Iterable[Comparison]) -> str:

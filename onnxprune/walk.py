@@ -49,7 +49,6 @@ class Walk:
         self.graph, self.memory = graph, memory
         self.values: Values = dict(values or {})
         self.ops = [op for op in graph.ops if not op.home.path]
-        self.place = {op.index: number for number, op in enumerate(self.ops)}
         self.maker = {name: number for number, op in enumerate(self.ops) for name in op.outs if name}
         self.known = {*self.maker, *graph.homes[0].initializers, *(value.name for value in graph.inputs)}
         self.at = 0

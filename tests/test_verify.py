@@ -11,8 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxprune.errors import PruneError, UsageError
+from onnxprune.metrics import METRICS, measure
 from onnxprune.runtime import Session
-from onnxprune.verify import TOLERANCE, Comparison, accuracy, compare, failures, forgive_rounding
+from onnxprune.verify import TOLERANCE, Comparison, compare, failures, forgive_rounding
 
 Array = NDArray[Any]
 
@@ -272,14 +273,14 @@ SCORES = np.array([[0.1, 0.9, 0.0], [0.8, 0.1, 0.1], [0.2, 0.3, 0.5]])
 @pytest.mark.parametrize(("labels", "right"), [([1, 0, 2], 1), ([1, 0, 0], 2 / 3), ([0, 1, 1], 0)])
 def test_accuracy_is_the_fraction_of_right_answers(labels: list[int], right: float) -> None:
     runs: Any = [{"run": 0}, {"run": 1}]
-    assert accuracy(fake(SCORES[:2], SCORES[2:]), runs, np.array(labels)) == pytest.approx(right)
+    assert measure(METRICS["accuracy"], fake(SCORES[:2], SCORES[2:]), runs, np.array(labels)) == pytest.approx(right)
 
 
 @pytest.mark.parametrize("labels", [[3, 0, 0], [-1, 0, 0]])
 def test_a_label_that_is_no_class_is_refused(labels: list[int]) -> None:
     runs: Any = [{"run": 0}]
     with pytest.raises(UsageError, match="3 classes"):
-        accuracy(fake(SCORES), runs, np.array(labels))
+        measure(METRICS["accuracy"], fake(SCORES), runs, np.array(labels))
 
 
 @pytest.mark.parametrize(
@@ -288,7 +289,7 @@ def test_a_label_that_is_no_class_is_refused(labels: list[int]) -> None:
 def test_an_output_that_gives_no_answer_per_row_is_refused(output: Any) -> None:
     runs: Any = [{"run": 0}]
     if isinstance(output, list):
-        assert accuracy(fake(output), runs, np.array([1, 0, 2])) == 1
+        assert measure(METRICS["accuracy"], fake(output), runs, np.array([1, 0, 2])) == 1
         return
     with pytest.raises(PruneError, match="answers for 3 labels"):
-        accuracy(fake(output), runs, np.array([0, 0, 0]))
+        measure(METRICS["accuracy"], fake(output), runs, np.array([0, 0, 0]))

@@ -11,21 +11,25 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, overload
 
-from onnxprune import decision, files, inputs, proof, saving, surgery
 from onnxprune import passes as pass_table
 from onnxprune import plan as plans
-from onnxprune.analysis import Model
-from onnxprune.cost import CostModel
+from onnxprune import proof
+from onnxprune.algebra.analysis import Model
+from onnxprune.algebra.cost import CostModel
+from onnxprune.algebra.explain import Explainer
+from onnxprune.algebra.pins import Protection
+from onnxprune.budget import decision
+from onnxprune.data import inputs
+from onnxprune.data.inputs import Data, Shapes
+from onnxprune.data.runtime import Session
 from onnxprune.errors import FileError, PruneError, RefusedError, UsageError
-from onnxprune.evidence import Bench, Evidence, attempt, check_memory, load_given
-from onnxprune.explain import Explainer
-from onnxprune.inputs import Data, Shapes
-from onnxprune.metrics import Labels
-from onnxprune.pins import Protection
+from onnxprune.metrics.catalogue import Labels
+from onnxprune.metrics.evidence import Bench, Evidence, attempt, check_memory, load_given
+from onnxprune.model import files
+from onnxprune.model.record import Record, Source
 from onnxprune.plan import Effort, Plan, Recipe
-from onnxprune.record import Record, Source
 from onnxprune.report import Applied, Inspection, Pruned, Ran, Verified
-from onnxprune.runtime import Session
+from onnxprune.surgery import removal, saving
 from onnxprune.verify import compare
 
 Target = str | os.PathLike[str]
@@ -118,8 +122,9 @@ def prune(
     Args:
         source: the model.
         out: where to write; ``None`` writes nothing and only measures.
-        data: the user's inputs (see `onnxprune.inputs.load_data`).
-        labels: what should come out, row by row, of ``evaluation`` or else of ``data`` (see `onnxprune.metrics`).
+        data: the user's inputs (see `onnxprune.data.inputs.load_data`).
+        labels: what should come out, row by row, of ``evaluation`` or else of ``data``
+            (see `onnxprune.metrics.catalogue`).
         evaluation: inputs that the result is measured on.
         metric: what is measured with labels; accuracy by default.
         allow_overlap: evaluate on what calibrates, too.
@@ -250,7 +255,7 @@ def verify(
         bench = Bench(model, Evidence(data, input_shapes=shapes, providers=providers, seed=seed), first)
         if wanted is not None:
             final, gone, problem = decision.adopting(model, other, wanted, removed)
-            first = saving.write(surgery.zero(final.analysis, gone), folder / "zeroed", "zeroed.onnx")
+            first = saving.write(removal.zero(final.analysis, gone), folder / "zeroed", "zeroed.onnx")
         found = {
             name: compare(Session(first, name), Session(second, name), [*bench.seeded, *bench.feeds])
             for name in providers

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
-from onnxprune.analysis import Model
+from onnxprune.algebra.analysis import Model
+from onnxprune.algebra.registry import load
 from onnxprune.errors import unknown
-from onnxprune.registry import load
-from onnxprune.surgery import Draft
+from onnxprune.surgery.removal import Draft
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune import surgery
-from onnxprune.allocation import Budget, allocate, auto_align
-from onnxprune.analysis import Analysis, Model
-from onnxprune.closure import Mask
-from onnxprune.cost import CostModel
+from onnxprune.algebra.analysis import Analysis, Model
+from onnxprune.algebra.closure import Mask
+from onnxprune.algebra.cost import CostModel
+from onnxprune.algebra.pins import ATTENTION, Protection
+from onnxprune.budget.allocation import Budget, allocate, auto_align
+from onnxprune.budget.ranking import rank
 from onnxprune.errors import RefusedError, UsageError, unknown
-from onnxprune.methods import METHODS
-from onnxprune.pins import ATTENTION, Protection
-from onnxprune.ranking import rank
-from onnxprune.record import Record
+from onnxprune.model.record import Record
+from onnxprune.recovery.methods import METHODS
+from onnxprune.surgery import removal
 
 FORMAT = "onnxprune-plan"
 VERSION = 1
@@ -37,7 +37,8 @@ class Recipe:
     """What the user asked for.
 
     Attributes:
-        ratio, params, macs, bytes, max_drop: the budget; exactly one is given (see `onnxprune.allocation.Budget`).
+        ratio, params, macs, bytes, max_drop: the budget; exactly one is given
+            (see `onnxprune.budget.allocation.Budget`).
         criterion: the name of a criterion, or a combination of several (`onnxprune criteria` lists them); ``"auto"``
             tries several and keeps the one whose result differs least on held-out data; by default ``obs`` where what
             is left is recovered, else ``l2``.
@@ -114,8 +115,8 @@ class Effort:
     """What is done for accuracy.
 
     Attributes:
-        recover: how what is left makes up for what went, see `onnxprune.methods.METHODS`; ``"none"`` leaves every kept
-            weight as it is, bit for bit.
+        recover: how what is left makes up for what went (see `onnxprune.recovery.methods.METHODS`);
+            ``"none"`` leaves every kept weight as it is, bit for bit.
         schedule: ``"scores"`` spends the budget by scores alone, ``"one-shot"`` by loss curves measured once,
             ``"iterative"`` by curves measured anew after each part of it; ``"dynamic"`` goes in steps that held-out
             data accept or roll back; ``"auto"`` tries the two in the middle.
@@ -298,7 +299,7 @@ def written(
     return Plan(
         source=source,
         recipe={**asked, "input_shapes": {n: list(s) for n, s in cost.input_shapes.items()}},
-        keep=surgery.keeps(analysis, removed),
+        keep=removal.keeps(analysis, removed),
         groups=[_group(analysis, unscored, removed, g) for g in range(analysis.groups)],
         cost={"before": cost.dense.to_json(), "after": cost(removed).to_json()},
         recovery=dict(recovery or {}),

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import onnx
 
-from onnxprune import files, metrics, runtime, saving, surgery
-from onnxprune.analysis import Model
-from onnxprune.closure import Mask
+from onnxprune.algebra.analysis import Model
+from onnxprune.algebra.closure import Mask
+from onnxprune.data import runtime
+from onnxprune.data.runtime import Session
 from onnxprune.errors import PruneError
-from onnxprune.evidence import Bench, rows
-from onnxprune.record import Record
+from onnxprune.metrics import catalogue
+from onnxprune.metrics.evidence import Bench, rows
+from onnxprune.model import files
+from onnxprune.model.record import Record
 from onnxprune.report import Applied, Fidelity, Proof
-from onnxprune.runtime import Session
+from onnxprune.surgery import removal, saving
 from onnxprune.verify import Comparison, compare, failures, forgive_rounding
 
 
@@ -47,14 +50,14 @@ def cut_and_prove(
     """
     analysis = model.analysis
     progress("removing")
-    cut = saving.write(surgery.remove(analysis, removed), folder / "made", target.name if target else "pruned.onnx")
+    cut = saving.write(removal.remove(analysis, removed), folder / "made", target.name if target else "pruned.onnx")
     note = check(cut, bench.model.record)
     progress("proving that removed equals zeroed")
     exact = removed & ~analysis.approximate
     provable = cut
     if exact.sum() < removed.sum():
-        provable = saving.write(surgery.remove(analysis, exact), folder / "provable", "provable.onnx")
-    zeroed = saving.write(surgery.zero(analysis, exact), folder / "zeroed", "zeroed.onnx")
+        provable = saving.write(removal.remove(analysis, exact), folder / "provable", "provable.onnx")
+    zeroed = saving.write(removal.zero(analysis, exact), folder / "zeroed", "zeroed.onnx")
     proof = {provider: _compared(zeroed, provable, provider, bench) for provider in bench.evidence.providers}
     problem = next((f"{provider}: {text}" for provider, found in proof.items() if (text := failures(found))), "")
     if problem and not keep_unverified:
@@ -118,8 +121,8 @@ def fidelity(bench: Bench, cut: Path) -> Fidelity:
     times = runtime.latency([bench.session, pruned], bench.one_row())
     scores = None
     if bench.metric is not None:
-        outputs = [metrics.collect(session, feeds) for session in (bench.session, pruned)]
+        outputs = [catalogue.collect(session, feeds) for session in (bench.session, pruned)]
         against = bench.labels if bench.labels is not None else outputs[0]
-        scores = [metrics.score(bench.metric, each, against) for each in outputs]
+        scores = [catalogue.score(bench.metric, each, against) for each in outputs]
     name = bench.metric.name if bench.metric else ""
     return Fidelity(found, rows(feeds), bool(bench.feeds), name, scores, times, seen=bench.seen and bool(bench.feeds))

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
-from onnxprune.analysis import Model
-from onnxprune.cost import Cost
-from onnxprune.explain import Explainer
+from onnxprune.algebra.analysis import Model
+from onnxprune.algebra.cost import Cost
+from onnxprune.algebra.explain import Explainer
 from onnxprune.plan import Plan
 from onnxprune.verify import Comparison
 

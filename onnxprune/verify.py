@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.data.inputs import Feed
+from onnxprune.data.runtime import Session
 from onnxprune.errors import PruneError
-from onnxprune.inputs import Feed
-from onnxprune.record import Array
-from onnxprune.runtime import Session
+from onnxprune.model.record import Array
 
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "float16": 4e-3, "bfloat16": 8e-3}
 """The largest difference that passes, as a fraction of the output's range, by type; other types must be equal."""

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune import wire
+from onnxprune.model import wire
 from tests.material import changed, entry, tiny
 
 Model = onnx.ModelProto | bytes

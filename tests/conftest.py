@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from onnxprune import runtime
-from onnxprune.runtime import Feed, Session
+from onnxprune.data import runtime
+from onnxprune.data.runtime import Feed, Session
 from tests.material import save, tiny
 
 

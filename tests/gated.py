@@ -10,9 +10,9 @@ import onnx
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from onnxprune.analysis import Analysis
+from onnxprune.algebra.analysis import Analysis
 from onnxprune.criteria import Scores
-from onnxprune.record import Array
+from onnxprune.model.record import Array
 from tests.laws import parse
 
 STEP = 1e-5

@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 from hypothesis import strategies as st
 
-from onnxprune.analysis import Analysis
-from onnxprune.closure import Mask
+from onnxprune.algebra.analysis import Analysis
+from onnxprune.algebra.closure import Mask
 from tests.laws import parse
 
 SIZE = 6  # of the picture

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from onnxprune import saving, surgery
-from onnxprune.analysis import Analysis
-from onnxprune.closure import Mask
-from onnxprune.graph import Graph
-from onnxprune.inputs import synthesise
-from onnxprune.record import Record
-from onnxprune.soundness import is_of_onnxruntime
+from onnxprune.algebra.analysis import Analysis
+from onnxprune.algebra.closure import Mask
+from onnxprune.algebra.graph import Graph
+from onnxprune.data.inputs import synthesise
+from onnxprune.model.record import Record
+from onnxprune.model.soundness import is_of_onnxruntime
+from onnxprune.surgery import removal, saving
 
 CODES: dict[int, tuple[int, int]] = {
     getattr(onnx.TensorProto, name + str(bits)): limits
@@ -122,8 +122,8 @@ def difference(
     """
     analysis = analyse(model)
     with TemporaryDirectory() as name:
-        cut = saving.write(surgery.remove(analysis, removed), Path(name), "cut.onnx")
-        zeroed = saving.write(surgery.zero(analysis, removed), Path(name), "zeroed.onnx")
+        cut = saving.write(removal.remove(analysis, removed), Path(name), "cut.onnx")
+        zeroed = saving.write(removal.zero(analysis, removed), Path(name), "zeroed.onnx")
         if not any(is_of_onnxruntime(model, node) for node in model.graph.node):
             onnx.checker.check_model(str(cut), full_check=True)
         feed = dict(synthesise(analysis.graph, shapes or {}, 0, batch=2))

@@ -10,14 +10,14 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from onnxprune.analysis import Analysis
-from onnxprune.closure import Mask
-from onnxprune.edits import with_biases
-from onnxprune.graph import Graph
-from onnxprune.inputs import Feed
-from onnxprune.linear import Linear, layers
-from onnxprune.record import Array
-from onnxprune.walk import Walk
+from onnxprune.algebra.analysis import Analysis
+from onnxprune.algebra.closure import Mask
+from onnxprune.algebra.graph import Graph
+from onnxprune.algebra.linear import Linear, layers
+from onnxprune.data.inputs import Feed
+from onnxprune.model.edits import with_biases
+from onnxprune.model.record import Array
+from onnxprune.recovery.walk import Walk
 from tests.laws import analyse, parse
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxprune.record import Array
+from onnxprune.model.record import Array
 from tests.laws import parse
 from tests.linears import replaced
 from tests.material import save

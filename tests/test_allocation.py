@@ -8,12 +8,12 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxprune.allocation import Budget, allocate
-from onnxprune.analysis import Analysis
-from onnxprune.closure import Mask
-from onnxprune.cost import CostModel
+from onnxprune.algebra.analysis import Analysis
+from onnxprune.algebra.closure import Mask
+from onnxprune.algebra.cost import CostModel
+from onnxprune.budget.allocation import Budget, allocate
+from onnxprune.budget.ranking import rank
 from onnxprune.errors import PruneError, UsageError
-from onnxprune.ranking import rank
 from tests.laws import analyse, parse
 
 WIDE = """net (float[N,3,8,8] x) => (float[N,2,8,8] y)

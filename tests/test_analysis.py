@@ -6,11 +6,11 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxprune.analysis import Analysis
+from onnxprune.algebra.analysis import Analysis
+from onnxprune.algebra.graph import Graph
+from onnxprune.algebra.pins import Protection
 from onnxprune.errors import UsageError
-from onnxprune.graph import Graph
-from onnxprune.pins import Protection
-from onnxprune.record import Record
+from onnxprune.model.record import Record
 from tests.laws import analyse, parse
 
 CHAIN = """net (float[N,4] x) => (float[N,2] y)

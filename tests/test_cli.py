@@ -13,9 +13,9 @@ import pytest
 
 import onnxprune
 from onnxprune import api, proof
+from onnxprune.algebra.registry import load
 from onnxprune.passes import find
 from onnxprune.plan import Plan
-from onnxprune.registry import load
 from tests.laws import parse
 from tests.material import save, snapshot, weights
 from tests.terminal import done, done_json, process, refused, run

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from onnxprune import proof
-from onnxprune.methods import METHODS
+from onnxprune.budget.study import Study
+from onnxprune.data.runtime import Session
 from onnxprune.plan import SCHEDULES
-from onnxprune.runtime import Session
-from onnxprune.study import Study
+from onnxprune.recovery.methods import METHODS
 from tests.laws import parse
 from tests.linears import batches
 from tests.material import save, snapshot, within
@@ -74,7 +74,7 @@ def test_what_evaluates_never_calibrates(folder: Path, monkeypatch: pytest.Monke
         seen["evaluation"] = [row.tobytes() for feed in bench.feeds for row in feed["x"]]
         return fidelity(bench, cut)
 
-    monkeypatch.setattr("onnxprune.decision.Study", spy)
+    monkeypatch.setattr("onnxprune.budget.decision.Study", spy)
     monkeypatch.setattr(proof, "fidelity", look)
     for words in (("--labels", folder / "labels.npy"), ("--samples", 64)):
         pruned(folder, *words)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxprune import runtime
+from onnxprune.data import runtime
 from onnxprune.errors import ProviderError
 from tests.broken import BROKEN, Model
 from tests.material import save, save_external, snapshot, tiny, within

@@ -10,9 +10,9 @@ import pytest
 from onnx import numpy_helper
 
 import onnxprune
-from onnxprune import saving, surgery
-from onnxprune.closure import Mask
+from onnxprune.algebra.closure import Mask
 from onnxprune.plan import Plan, removed_by
+from onnxprune.surgery import removal, saving
 from tests.laws import analyse, difference, every_other, groups, parse
 from tests.material import save, snapshot, weights
 from tests.rules.cases import LIMIT, Case, check, check_alone
@@ -123,7 +123,7 @@ def _units(*gone: tuple[int, int]) -> Mask:
 
 def _cut(model: onnx.ModelProto, removed: Mask, folder: Path) -> dict[str, list[float]]:
     """The vectors of the cut model, by name."""
-    path = saving.write(surgery.remove(analyse(model), removed), folder, "cut.onnx")
+    path = saving.write(removal.remove(analyse(model), removed), folder, "cut.onnx")
     return {name: array.tolist() for name, array in weights(path).items() if array.ndim == 1}
 
 
@@ -164,7 +164,7 @@ def test_a_null_plan_changes_no_byte(tmp_path: Path, text: str) -> None:
     source = save(parse(text), tmp_path / "in" / "model.onnx")
     onnxprune.prune(source, tmp_path / "out" / "model.onnx", recover="none", ratio=0)
     assert snapshot(tmp_path / "out") == snapshot(tmp_path / "in")
-    draft = surgery.remove(analyse(parse(text)), _units())
+    draft = removal.remove(analyse(parse(text)), _units())
     assert onnx.load(saving.write(draft, tmp_path, "draft.onnx")) == onnx.load(source)
 
 
@@ -196,7 +196,7 @@ def test_a_plan_that_keeps_a_copy_whole_is_replayed(tmp_path: Path) -> None:
     source = save(parse(BIAS), tmp_path / "model.onnx")
     analysis, removed = analyse(onnx.load(source)), _units((0, 2), (0, 3))
     plan = onnxprune.plan(source, recover="none", ratio=0)
-    plan.keep.update(surgery.keeps(analysis, removed))
+    plan.keep.update(removal.keeps(analysis, removed))
     assert plan.keep["b@2"] == {}
     again = Plan.loads(plan.dumps())
     assert np.array_equal(removed_by(again, analysis), removed)

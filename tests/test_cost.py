@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxprune import saving, surgery
-from onnxprune.cost import CostModel
+from onnxprune.algebra.cost import CostModel
+from onnxprune.surgery import removal, saving
 from tests.laws import analyse, every_other, parse
 
 SHAPES = {"x": (1, 4, 8, 8)}
@@ -40,7 +40,7 @@ def test_what_is_predicted_is_what_is_written(tmp_path: Path) -> None:
     <float[6,4,3,3] w1, float[6] b1, float[10,6,3,3] w2, float[2,640] w3>
     { a = Conv<pads=[1,1,1,1]>(x, w1, b1) b = Conv<pads=[1,1,1,1]>(a, w2) f = Flatten(b) y = Gemm<transB=1>(f, w3) }""")
     analysis, removed = analyse(model), every_other(model)
-    cut = onnx.load(saving.write(surgery.remove(analysis, removed), tmp_path, "cut.onnx"))
+    cut = onnx.load(saving.write(removal.remove(analysis, removed), tmp_path, "cut.onnx"))
     predicted = CostModel(analysis, SHAPES)(removed)
     assert predicted.params == sum(math.prod(t.dims) for t in cut.graph.initializer)
     assert predicted.macs == CostModel(analyse(cut), SHAPES).dense.macs
@@ -60,7 +60,7 @@ def test_codes_that_are_packed_count_one_by_one(tmp_path: Path) -> None:
     analysis, removed = analyse(model), every_other(model)
     cost = CostModel(analysis)
     assert cost.dense.params == 3 * 48 + 1 + 9 * 48 + 9 * 3 + 9 * 5
-    cut = saving.write(surgery.remove(analysis, removed), tmp_path, "cut.onnx")
+    cut = saving.write(removal.remove(analysis, removed), tmp_path, "cut.onnx")
     assert cost(removed).params == 3 * 32 + 1 + 5 * 32 + 5 * 2 + 5 * 5
     assert cost(removed).bytes == pytest.approx(cut.stat().st_size, abs=64)
 

@@ -11,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from onnxprune.budget.ranking import rank
 from onnxprune.criteria import CRITERIA, Scores, Slice, Subject, indices
 from onnxprune.criteria.combined import parse as read
 from onnxprune.errors import UsageError
-from onnxprune.ranking import rank
 from tests.laws import analyse, parse
 
 W = np.array([[[3.0, -4.0], [0.0, 1.0]], [[1.0, 2.0], [-2.0, 0.0]]], np.float32)  # (2, 2, 2)

@@ -13,7 +13,7 @@ from onnxprune.criteria.base import Numbers
 from onnxprune.criteria.combined import parse as read
 from onnxprune.criteria.obs import Reader, elimination
 from onnxprune.errors import UsageError
-from onnxprune.moments import Layer, Matrix, Moments
+from onnxprune.recovery.moments import Layer, Matrix, Moments
 
 DATA = [name for name, c in sorted(CRITERIA.items()) if c.needs == "data"]
 SEARCHED = ["obs", "l0-greedy"]

@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune import curves as curve
-from onnxprune.allocation import Budget
-from onnxprune.analysis import Analysis
-from onnxprune.closure import Mask
-from onnxprune.compensation import compensated
-from onnxprune.cost import CostModel
-from onnxprune.curves import FEW_POINTS, FLOOR, Curve, evenly, measured, shapeless, spend
+from onnxprune.algebra.analysis import Analysis
+from onnxprune.algebra.closure import Mask
+from onnxprune.algebra.cost import CostModel
+from onnxprune.budget import curves as curve
+from onnxprune.budget.allocation import Budget
+from onnxprune.budget.curves import FEW_POINTS, FLOOR, Curve, evenly, measured, shapeless, spend
+from onnxprune.budget.heldout import HeldOut
+from onnxprune.budget.ranking import Ranking, rank
 from onnxprune.errors import PruneError
-from onnxprune.heldout import HeldOut
-from onnxprune.ranking import Ranking, rank
-from onnxprune.statistics import Statistics
+from onnxprune.recovery.compensation import compensated
+from onnxprune.recovery.statistics import Statistics
 from tests.laws import analyse, parse
 from tests.linears import batches, prepared, replaced
 

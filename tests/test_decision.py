@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
 
 import onnxprune
-from onnxprune import decision
+from onnxprune.budget import decision
+from onnxprune.budget.study import Study
+from onnxprune.data.runtime import ExecutionError
 from onnxprune.errors import PruneError, UsageError
 from onnxprune.plan import Plan
 from onnxprune.report import Pruned
-from onnxprune.runtime import ExecutionError
-from onnxprune.study import Study
 from tests.generated import models
 from tests.laws import parse
 from tests.linears import replaced

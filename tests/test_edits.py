@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from onnxprune.analysis import Analysis
-from onnxprune.edits import with_biases, with_values
-from onnxprune.graph import Graph
-from onnxprune.linear import layers
-from onnxprune.record import Array, Record
+from onnxprune.algebra.analysis import Analysis
+from onnxprune.algebra.graph import Graph
+from onnxprune.algebra.linear import layers
+from onnxprune.model.edits import with_biases, with_values
+from onnxprune.model.record import Array, Record
 from tests.laws import analyse, groups, parse, run
 from tests.linears import KINDS, alone, batches, found, normal
 from tests.material import save, save_external

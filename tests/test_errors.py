@@ -9,8 +9,8 @@ import pytest
 
 import onnxprune
 from onnxprune import errors
+from onnxprune.data.runtime import ExecutionError
 from onnxprune.errors import FileError, ProviderError, PruneError, RefusedError, UsageError, unknown
-from onnxprune.runtime import ExecutionError
 
 SOURCES = sorted((Path(__file__).parents[1] / "onnxprune").rglob("*.py"))
 

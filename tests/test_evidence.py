@@ -11,13 +11,13 @@ import pytest
 from onnx import helper, numpy_helper
 
 import onnxprune
-from onnxprune import evidence
-from onnxprune.analysis import Model
+from onnxprune.algebra.analysis import Model
+from onnxprune.data.inputs import STYLES
+from onnxprune.data.runtime import ExecutionError, Session
 from onnxprune.errors import ProviderError, PruneError, RefusedError, UsageError
-from onnxprune.evidence import Bench, Evidence
-from onnxprune.inputs import STYLES
-from onnxprune.record import Record
-from onnxprune.runtime import ExecutionError, Session
+from onnxprune.metrics import evidence
+from onnxprune.metrics.evidence import Bench, Evidence
+from onnxprune.model.record import Record
 from tests.laws import OLD_RUNTIME, parse
 from tests.material import changed, save, snapshot, tiny
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from onnxprune.algebra.explain import Explainer
 from onnxprune.errors import UsageError
-from onnxprune.explain import Explainer
 from tests.laws import analyse, parse
 
 NET = """net (float[N,4] x) => (float[N,3] y) <float[4,6] w1, float[6] scale, float[6,3] w2, float[4,3] w3>

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from onnxprune.errors import FileError, RefusedError
-from onnxprune.record import Record
+from onnxprune.model.record import Record
 from tests.material import Change, entry, save, save_external, tiny, within
 
 LENGTH = 8 * 64 * 4  # bytes of `w1`

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from onnxprune import files
 from onnxprune.errors import FileError
+from onnxprune.model import files
 from tests.material import snapshot, within
 
 

@@ -9,11 +9,11 @@ import onnx
 import pytest
 
 import onnxprune
-from onnxprune.analysis import Model
-from onnxprune.folding import folded
-from onnxprune.graph import Graph
+from onnxprune.algebra.analysis import Model
+from onnxprune.algebra.folding import folded
+from onnxprune.algebra.graph import Graph
+from onnxprune.model.record import Record
 from onnxprune.plan import Plan
-from onnxprune.record import Record
 from tests.laws import parse
 
 STANDARDISED = """net (float[N,3,6,6] x) => (float[N,4,6,6] y)

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from onnx import numpy_helper
 
-from onnxprune import sampling
-from onnxprune.analysis import Analysis
+from onnxprune.algebra.analysis import Analysis
+from onnxprune.autodiff.gradients import Gates
+from onnxprune.budget.ranking import rank
 from onnxprune.criteria import CRITERIA, Scores, Slice, Subject
+from onnxprune.data import sampling
 from onnxprune.errors import UsageError
-from onnxprune.gradients import Gates
-from onnxprune.ranking import rank
-from onnxprune.record import Array
-from onnxprune.statistics import Statistics
+from onnxprune.model.record import Array
+from onnxprune.recovery.statistics import Statistics
 from tests.gated import Net, batches, cross_entropy, differences, plain
 from tests.laws import analyse, parse
 from tests.material import MLP

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxprune import heldout
-from onnxprune.heldout import HeldOut
-from onnxprune.inputs import Feed
-from onnxprune.record import Array
-from onnxprune.surgery import zeroed
-from onnxprune.walk import Walk
+from onnxprune.budget import heldout
+from onnxprune.budget.heldout import HeldOut
+from onnxprune.data.inputs import Feed
+from onnxprune.model.record import Array
+from onnxprune.recovery.walk import Walk
+from onnxprune.surgery.removal import zeroed
 from tests.laws import analyse, parse
 from tests.linears import batches, mask, normal, outputs
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import onnx
 import pytest
 
-from onnxprune.graph import Graph, Shape
-from onnxprune.record import Record
-from onnxprune.symbols import settled
+from onnxprune.algebra.graph import Graph, Shape
+from onnxprune.algebra.symbols import settled
+from onnxprune.model.record import Record
 from tests.laws import analyse, difference, every_other, groups, parse
 from tests.rules.cases import LIMIT
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnxprune import inputs
+from onnxprune.algebra.graph import Graph
+from onnxprune.data import inputs
 from onnxprune.errors import FileError, RefusedError, UsageError
-from onnxprune.graph import Graph
-from onnxprune.record import Record
+from onnxprune.model.record import Record
 from tests.laws import parse
 from tests.material import snapshot, tiny, within
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 import onnxprune
-from onnxprune import saving, surgery
+from onnxprune.surgery import removal, saving
 from tests.generated import mask, models
 from tests.laws import analyse, difference
 
@@ -44,9 +44,9 @@ def test_removing_nothing_changes_no_byte(model: onnx.ModelProto) -> None:
 def test_what_is_kept_keeps_its_bits(model: onnx.ModelProto, seed: int) -> None:
     analysis = analyse(model)
     removed = mask(analysis, seed)
-    keeps = surgery.keeps(analysis, removed)
+    keeps = removal.keeps(analysis, removed)
     with TemporaryDirectory() as name:
-        cut = onnx.load(saving.write(surgery.remove(analysis, removed), Path(name), "cut.onnx"))
+        cut = onnx.load(saving.write(removal.remove(analysis, removed), Path(name), "cut.onnx"))
     after = {t.name: numpy_helper.to_array(t) for t in cut.graph.initializer}
     for tensor in model.graph.initializer:
         expected = numpy_helper.to_array(tensor)
@@ -61,7 +61,7 @@ def test_what_is_kept_keeps_its_bits(model: onnx.ModelProto, seed: int) -> None:
 @given(models(), st.integers(0, 1 << 16))
 def test_the_signature_never_changes(model: onnx.ModelProto, seed: int) -> None:
     analysis = analyse(model)
-    draft = surgery.remove(analysis, mask(analysis, seed))
+    draft = removal.remove(analysis, mask(analysis, seed))
     assert list(draft.proto.graph.input) == list(model.graph.input)
     assert list(draft.proto.graph.output) == list(model.graph.output)
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.linear import Bias, Linear
-from onnxprune.record import Array
+from onnxprune.algebra.linear import Bias, Linear
+from onnxprune.model.record import Array
 from tests.laws import analyse, parse
 from tests.linears import KINDS, Kind, alone, found, normal, outputs
 

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from scipy.special import rel_entr, softmax
 from scipy.stats import spearmanr
 
-from onnxprune import detection, metrics, registry, runtime, scoring
+from onnxprune.algebra import registry
+from onnxprune.data import runtime
 from onnxprune.errors import FileError, PruneError, UsageError
-from onnxprune.metrics import METRICS, Metric, collect, find, loss, measure, read_labels, score
+from onnxprune.metrics import catalogue, detection, scoring
+from onnxprune.metrics.catalogue import METRICS, Metric, collect, find, loss, measure, read_labels, score
 
 Array = NDArray[Any]
 
@@ -482,7 +484,7 @@ def test_a_function_of_the_users_is_a_metric(module: Callable[[str], str]) -> No
 
 def test_a_users_function_says_what_it_is(module: Callable[[str], str]) -> None:
     name = module(
-        "from onnxprune.metrics import METRICS\n"
+        "from onnxprune.metrics.catalogue import METRICS\n"
         "def off(outputs, dense): return 1\n"
         "off.higher_is_better = off.needs_labels = False\n"
         "ready = METRICS['kl']\n"
@@ -586,4 +588,4 @@ def test_a_model_is_measured(mlp: Path) -> None:
     labels = np.asarray(dense[0]).argmax(axis=1)
     assert measure(METRICS["accuracy"], session, feeds, labels) == 1
     assert measure(METRICS["agreement"], session, feeds, dense) == 1
-    assert measure(metrics.find("kl"), session, feeds, dense) == pytest.approx(0, abs=1e-9)
+    assert measure(catalogue.find("kl"), session, feeds, dense) == pytest.approx(0, abs=1e-9)

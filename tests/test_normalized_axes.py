@@ -12,15 +12,15 @@ import pytest
 from onnx import numpy_helper
 
 import onnxprune
-from onnxprune import saving, surgery
-from onnxprune.analysis import Analysis
-from onnxprune.closure import Mask
+from onnxprune.algebra.analysis import Analysis
+from onnxprune.algebra.closure import Mask
+from onnxprune.algebra.graph import Graph
+from onnxprune.algebra.pins import Protection
+from onnxprune.data.inputs import synthesise
 from onnxprune.errors import PruneError, RefusedError
-from onnxprune.graph import Graph
-from onnxprune.inputs import synthesise
-from onnxprune.pins import Protection
+from onnxprune.model.record import Array, Record
 from onnxprune.plan import Plan
-from onnxprune.record import Array, Record
+from onnxprune.surgery import removal, saving
 from tests.laws import parse, run, run_uncut
 from tests.material import save, weights
 from tests.rules.cases import LIMIT
@@ -152,7 +152,7 @@ def test_the_cut_model_is_the_smaller_network_written_by_hand(
 ) -> None:
     model = network(kind, SIZES)
     analysis = analysis_of(model)
-    cut = saving.write(surgery.remove(analysis, removed_but(analysis, kept)), tmp_path, "cut.onnx")
+    cut = saving.write(removal.remove(analysis, removed_but(analysis, kept)), tmp_path, "cut.onnx")
     onnx.checker.check_model(str(cut), full_check=True)
     by_hand = save(sliced(kind, model, kept), tmp_path / "by_hand.onnx")
     assert {n: a.shape for n, a in weights(cut).items() if n in AXES} == {
@@ -207,7 +207,7 @@ def test_a_plan_that_lost_the_permission_is_refused(source: Path) -> None:
 def test_where_only_hidden_units_go_nothing_is_claimed(source: Path) -> None:
     analysis = analysis_of(onnx.load(source))
     plan = onnxprune.plan(source, recover="none", ratio=0, normalized_axes=True)
-    plan.keep.update(surgery.keeps(analysis, removed_but(analysis, {"E": KEPT["E"]})))
+    plan.keep.update(removal.keeps(analysis, removed_but(analysis, {"E": KEPT["E"]})))
     applied = onnxprune.apply(source, plan, source.with_name("out.onnx"))
     assert "a normalisation runs over 3 of the 3 units removed" in applied.note
     assert weights(source.with_name("out.onnx"))["table"].shape == (11, 5)
@@ -217,7 +217,7 @@ def test_a_mistake_in_the_other_units_is_still_caught(source: Path, monkeypatch:
     def untouched(analysis: Analysis, name: str, keep: dict[int, Mask]) -> Callable[[], Array]:
         return lambda: np.asarray(analysis.graph.constant(name))
 
-    monkeypatch.setattr(surgery, "_eraser", untouched)
+    monkeypatch.setattr(removal, "_eraser", untouched)
     with pytest.raises(PruneError, match="Removed and zeroed differ"):
         onnxprune.prune(source, source.with_name("out.onnx"), recover="none", ratio=0.5, align=1, normalized_axes=True)
     assert not source.with_name("out.onnx").exists()

@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 import onnxprune
+from onnxprune.algebra.operators import ONNX, Known, page, registered, status, unknown
 from onnxprune.cli import main
-from onnxprune.operators import ONNX, Known, page, registered, status, unknown
 from onnxprune.rules import RULES
 
 PAGE = Path(onnxprune.__file__).parent / "rules" / "OPERATORS.md"
@@ -51,7 +51,7 @@ def test_what_is_said_is_the_first_sentence_of_a_rule_or_its_reason() -> None:
 
 def test_an_operator_without_a_rule_is_listed_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
     without = {key: rule for key, rule in RULES.items() if key != ("", "Relu")}
-    monkeypatch.setattr("onnxprune.operators.load", lambda group: without)
+    monkeypatch.setattr("onnxprune.algebra.operators.load", lambda group: without)
     assert [(entry.domain, entry.status) for entry in unknown() if entry.operator == "Relu"] == [(ONNX, "no rule")]
     assert "| Relu |" not in page(registered())
     assert "Relu " in run()

@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxprune import padding
+from onnxprune.algebra.graph import Graph
+from onnxprune.autodiff import padding
+from onnxprune.autodiff.gradients import Gates
 from onnxprune.errors import UsageError
-from onnxprune.gradients import Gates
-from onnxprune.graph import Graph
 from tests.gated import Net, batches, cross_entropy, differences, plain
 from tests.laws import analyse
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import onnxprune
-from onnxprune import wire
 from onnxprune.errors import FileError, RefusedError, UsageError
+from onnxprune.model import wire
 from onnxprune.plan import Plan, Recipe
 from tests.laws import parse
 from tests.material import changed, save, save_external, snapshot, tiny, weights, within

@@ -9,13 +9,14 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxprune import absorb, analysis, facts, pins, quantization, renumber, surgery
-from onnxprune.analysis import Analysis
-from onnxprune.closure import Closure
-from onnxprune.facts import Fact
-from onnxprune.graph import Graph, Op
-from onnxprune.registry import RuleTable
+from onnxprune.algebra import absorb, analysis, facts, pins, quantization
+from onnxprune.algebra.analysis import Analysis
+from onnxprune.algebra.closure import Closure
+from onnxprune.algebra.facts import Fact
+from onnxprune.algebra.graph import Graph, Op
+from onnxprune.algebra.registry import RuleTable
 from onnxprune.rules import RULES
+from onnxprune.surgery import removal, renumber
 from tests.generated import mask
 from tests.laws import analyse, difference, every_other, parse
 
@@ -70,8 +71,8 @@ def mean_is_a_sum(fact: Fact) -> Fact:
 
 
 def forgotten_bias(patch: pytest.MonkeyPatch) -> None:
-    keeps = surgery._keeps
-    patch.setattr(surgery, "_keeps", lambda a, r: {n: k for n, k in keeps(a, r).items() if not n.startswith("b")})
+    keeps = removal._keeps
+    patch.setattr(removal, "_keeps", lambda a, r: {n: k for n, k in keeps(a, r).items() if not n.startswith("b")})
 
 
 def no_default_deny(patch: pytest.MonkeyPatch) -> None:
@@ -96,7 +97,7 @@ def widths_read_freely(patch: pytest.MonkeyPatch) -> None:
 
 
 def stale_shapes(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(surgery, "_refresh_shapes", lambda *args: None)
+    patch.setattr(removal, "_refresh_shapes", lambda *args: None)
 
 
 def zero_is_code_0(patch: pytest.MonkeyPatch) -> None:
@@ -108,8 +109,8 @@ def every_zero_point_is_alike(patch: pytest.MonkeyPatch) -> None:
 
 
 def forgotten_scale(patch: pytest.MonkeyPatch) -> None:
-    keeps = surgery._keeps
-    patch.setattr(surgery, "_keeps", lambda a, r: {n: k for n, k in keeps(a, r).items() if not n.startswith("scale")})
+    keeps = removal._keeps
+    patch.setattr(removal, "_keeps", lambda a, r: {n: k for n, k in keeps(a, r).items() if not n.startswith("scale")})
 
 
 def zeroed_parameters(patch: pytest.MonkeyPatch) -> None:
@@ -132,28 +133,28 @@ def scaled_by_what_is_gone(patch: pytest.MonkeyPatch) -> None:
 
 
 def lost_in_a_body(patch: pytest.MonkeyPatch) -> None:
-    inside = surgery._inside
+    inside = removal._inside
 
-    def elsewhere(analysed: Analysis, draft: surgery.Draft, name: str) -> onnx.TensorProto | None:
+    def elsewhere(analysed: Analysis, draft: removal.Draft, name: str) -> onnx.TensorProto | None:
         found = inside(analysed, draft, name)
         return found and onnx.TensorProto.FromString(found.SerializeToString())
 
-    patch.setattr(surgery, "_inside", elsewhere)
+    patch.setattr(removal, "_inside", elsewhere)
 
 
 def stale_in_a_body(patch: pytest.MonkeyPatch) -> None:
-    refresh = surgery._refresh_shapes
+    refresh = removal._refresh_shapes
     patch.setattr(
-        surgery, "_refresh_shapes", lambda d, homes, cut: refresh(d, [home for home in homes if not home.path], cut)
+        removal, "_refresh_shapes", lambda d, homes, cut: refresh(d, [home for home in homes if not home.path], cut)
     )
 
 
 def one_vector_for_all(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(surgery, "_apart", lambda analysed, keeps: {})
+    patch.setattr(removal, "_apart", lambda analysed, keeps: {})
 
 
 def copies_are_never_the_same(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(surgery, "_same", lambda a, b: False)
+    patch.setattr(removal, "_same", lambda a, b: False)
 
 
 MERGED = """net (float[N,3,5] x) => (float[N,3,2] y)
@@ -335,7 +336,7 @@ def test_a_copy_that_is_written_for_nothing_is_seen(monkeypatch: pytest.MonkeyPa
     found = analyse(model)
 
     def written() -> int:
-        return len(surgery.remove(found, every_other(model)).proto.graph.initializer)
+        return len(removal.remove(found, every_other(model)).proto.graph.initializer)
 
     assert written() == len(model.graph.initializer)
     copies_are_never_the_same(monkeypatch)

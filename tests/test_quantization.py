@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from onnxprune.quantization import Codes
-from onnxprune.ranking import rank
+from onnxprune.algebra.quantization import Codes
+from onnxprune.budget.ranking import rank
 from tests.laws import analyse, parse
 
 CODES = np.array([[7, 0, 9, 255], [3, 128, 4, 1]], dtype=np.uint8)

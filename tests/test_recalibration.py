@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnxprune.edits import with_values
-from onnxprune.methods import recovered
-from onnxprune.recalibration import BOUNDS, Recalibration
-from onnxprune.recovery import Means, Step
-from onnxprune.walk import Values
+from onnxprune.model.edits import with_values
+from onnxprune.recovery.methods import recovered
+from onnxprune.recovery.recalibration import BOUNDS, Recalibration
+from onnxprune.recovery.sequence import Means, Step
+from onnxprune.recovery.walk import Values
 from tests.laws import difference, parse
 from tests.linears import KINDS, alone, batches, declared, found, mask, outputs, prepared, weights
 

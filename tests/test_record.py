@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from onnxprune.errors import FileError, PruneError, RefusedError
-from onnxprune.record import LARGEST_FILE, Record
+from onnxprune.model.record import LARGEST_FILE, Record
 from tests.material import changed, save, tiny, within
 
 TYPES = [

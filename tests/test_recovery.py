@@ -10,17 +10,18 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from onnxprune import compensation, recovery, saving, statistics, surgery
-from onnxprune.analysis import Analysis
-from onnxprune.closure import Mask
-from onnxprune.edits import with_values
-from onnxprune.graph import Graph
-from onnxprune.inputs import Feed
-from onnxprune.methods import METHODS, recovered
-from onnxprune.recovery import Refit, Step
-from onnxprune.refit import RIDGES
-from onnxprune.statistics import Statistics
-from onnxprune.walk import Values
+from onnxprune.algebra.analysis import Analysis
+from onnxprune.algebra.closure import Mask
+from onnxprune.algebra.graph import Graph
+from onnxprune.data.inputs import Feed
+from onnxprune.model.edits import with_values
+from onnxprune.recovery import compensation, sequence, statistics
+from onnxprune.recovery.methods import METHODS, recovered
+from onnxprune.recovery.refit import RIDGES
+from onnxprune.recovery.sequence import Refit, Step
+from onnxprune.recovery.statistics import Statistics
+from onnxprune.recovery.walk import Values
+from onnxprune.surgery import removal, saving
 from tests.laws import difference, parse, run
 from tests.linears import KINDS, Kind, batches, declared, mask, outputs, prepared, relative, replaced, weights
 
@@ -65,7 +66,7 @@ def check_cut(analysis: Analysis, values: Values, removed: Mask, feeds: Sequence
     assert again.units == analysis.units
     assert difference(record.whole(), removed) <= 1e-5
     names = [value.name for value in analysis.graph.proto.output]
-    cut = saving.write(surgery.remove(again, removed), folder, "cut.onnx")
+    cut = saving.write(removal.remove(again, removed), folder, "cut.onnx")
     assert cut.stat().st_size < record.nbytes
     found = [run(cut, feed) for feed in feeds]
     together = [np.concatenate(arrays) for arrays in zip(*found, strict=True)]
@@ -86,7 +87,7 @@ def check(
     names = [value.name for value in analysis.graph.proto.output]
     other = batches(shapes, 2, seed=7)
     dense = outputs(analysis.graph, other, names)
-    zeroed = outputs(analysis.graph, other, names, surgery.zeroed(analysis, removed))
+    zeroed = outputs(analysis.graph, other, names, removal.zeroed(analysis, removed))
     assert min(relative(a, b) for a, b in zip(zeroed, dense, strict=True)) > 1e-2
     values, steps = refitted(analysis, removed, batches(shapes, 5))
     made = outputs(analysis.graph, other, names, values)
@@ -114,7 +115,7 @@ def test_the_closed_form_recovers_it_too(name: str, widest: int, monkeypatch: py
     removed = mask(analysis, ("u", 1), GONE)
     other = batches(shapes, 2, seed=7)
     (dense,) = outputs(analysis.graph, other, ["z"])
-    (zeroed,) = outputs(analysis.graph, other, ["z"], surgery.zeroed(analysis, removed))
+    (zeroed,) = outputs(analysis.graph, other, ["z"], removal.zeroed(analysis, removed))
     gathered = Statistics(analysis, batches(shapes, 5))
     (made,) = outputs(analysis.graph, other, ["z"], compensation.compensated(gathered, removed))
     assert relative(made, dense) < 0.15 * relative(zeroed, dense)
@@ -274,7 +275,7 @@ def test_a_step_that_harms_what_is_held_out_is_not_taken() -> None:
     side = np.linspace(-1, 1, 11, dtype=np.float32)[:, None]
     alike, opposite = np.hstack([side, side]), np.hstack([side, -side])
     removed = mask(analysis, ("u", 1), [1])
-    untouched = surgery.zeroed(analysis, removed)
+    untouched = removal.zeroed(analysis, removed)
     values, (step,) = refitted(analysis, removed, [*[{"x": alike}] * 4, {"x": opposite * 3}])
     assert step.ridge is None
     assert step.before == step.after > 0.5
@@ -290,13 +291,13 @@ def test_a_step_that_harms_what_is_held_out_is_not_taken() -> None:
 def test_a_layer_is_left_alone_where_there_are_too_few_rows_to_hold_one_out(
     rows: int, largest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recovery, "LARGEST", largest)
+    monkeypatch.setattr(sequence, "LARGEST", largest)
     model, shapes = read_by(KINDS["Gemm"])
     analysis = prepared(model)
     removed = mask(analysis, ("u", 1), GONE)
     values, (step,) = refitted(analysis, removed, batches(shapes, 1, rows))
     assert step.ridge is None
-    for name, value in surgery.zeroed(analysis, removed).items():
+    for name, value in removal.zeroed(analysis, removed).items():
         np.testing.assert_array_equal(values[name], value)
 
 
@@ -305,20 +306,20 @@ def test_a_wide_layer_is_refitted_channel_by_channel(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """One map for all taps is enough for what depends on what stays."""
-    monkeypatch.setattr(recovery, "LARGEST", 1)
+    monkeypatch.setattr(sequence, "LARGEST", 1)
     model, shapes = read_by(KINDS[name])
     (step,) = check(model, ("u", 1), shapes, tmp_path, measured=False)
     assert (step.note, step.ridge) == ("channel by channel", RIDGES[0])
 
 
 def test_means_of_a_wide_layer_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recovery, "LARGEST", 1)
+    monkeypatch.setattr(sequence, "LARGEST", 1)
     model, shapes = read_by(KINDS["Gemm"])
     analysis = prepared(model)
     removed = mask(analysis, ("u", 1), GONE)
     values, (step,) = recovered(analysis, removed, batches(shapes), "mean", 0, lambda _: None)
     assert (step.note, step.ridge) == ("too wide", None)
-    np.testing.assert_array_equal(values["w"], surgery.zeroed(analysis, removed)["w"])
+    np.testing.assert_array_equal(values["w"], removal.zeroed(analysis, removed)["w"])
 
 
 def test_weights_in_constant_nodes_are_refitted_too(tmp_path: Path) -> None:

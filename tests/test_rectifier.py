@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxprune import recovery, surgery
-from onnxprune.graph import Graph
-from onnxprune.methods import recovered
-from onnxprune.moments import Matrix
-from onnxprune.record import Array
-from onnxprune.rectifier import Rectifier, rectifier
-from onnxprune.walk import Values
+from onnxprune.algebra.graph import Graph
+from onnxprune.model.record import Array
+from onnxprune.recovery import sequence
+from onnxprune.recovery.methods import recovered
+from onnxprune.recovery.moments import Matrix
+from onnxprune.recovery.rectifier import Rectifier, rectifier
+from onnxprune.recovery.walk import Values
+from onnxprune.surgery import removal
 from tests.laws import analyse, parse
 from tests.linears import batches, found, mask, outputs, prepared
 
@@ -132,7 +133,7 @@ NET = """g (float[N,6] x) => (float[N,5] y) <float[6,8] u, float[8] c, float[8,5
 def squared(plain: bool, monkeypatch: pytest.MonkeyPatch) -> tuple[float, dict[str, bytes]]:
     """The error behind the rectifier on other data, and the values, after three units have gone."""
     if plain:
-        monkeypatch.setattr(recovery, "rectifier", lambda graph, linear: None)
+        monkeypatch.setattr(sequence, "rectifier", lambda graph, linear: None)
     analysis = prepared(parse(NET, seed=3))
     removed = mask(analysis, ("u", 1), [0, 3, 6])
     values, (step,) = recovered(analysis, removed, batches({"x": (-1, 6)}, 5, 200), "refit")
@@ -167,4 +168,4 @@ def test_means_alone_are_met_as_they_are(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(Rectifier, "targets", lambda self, y, now: pytest.fail("a round was made"))
     values, (step,) = recovered(analysis, removed, batches({"x": (-1, 6)}, 5), "mean")
     assert step.ridge == np.inf
-    np.testing.assert_array_equal(values["w"], surgery.zeroed(analysis, removed)["w"])
+    np.testing.assert_array_equal(values["w"], removal.zeroed(analysis, removed)["w"])

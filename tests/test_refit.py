@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune import refit
-from onnxprune.moments import Matrix
-from onnxprune.refit import RIDGES, Solution, Sums, fit, solve
+from onnxprune.recovery import refit
+from onnxprune.recovery.moments import Matrix
+from onnxprune.recovery.refit import RIDGES, Solution, Sums, fit, solve
 
 
 def rows(count: int, groups: int = 1, width: int = 5, seed: int = 0) -> Matrix:

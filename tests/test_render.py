@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from onnxprune.render import amount, clean
+from onnxprune.cli.render import amount, clean
 from tests.laws import parse
 from tests.material import save, tiny
 from tests.terminal import run

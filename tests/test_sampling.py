@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune import inputs, sampling
+from onnxprune.algebra.graph import Graph
+from onnxprune.data import inputs, sampling
+from onnxprune.data.inputs import Feed
+from onnxprune.data.sampling import Split, batch_rows, is_open, refuse_overlap, rows_of, split
 from onnxprune.errors import UsageError
-from onnxprune.graph import Graph
-from onnxprune.inputs import Feed
-from onnxprune.sampling import Split, batch_rows, is_open, refuse_overlap, rows_of, split
 from tests.laws import analyse, parse
 
 OPEN = analyse(parse("g (float[N,2] x) => (float[N,2] y) { y = Neg(x) }")).graph

@@ -18,11 +18,12 @@ import pytest
 from onnx import numpy_helper
 
 import onnxprune
-from onnxprune import files, saving
 from onnxprune.errors import FileError, RefusedError, UsageError
+from onnxprune.model import files
+from onnxprune.model.record import Record
 from onnxprune.plan import Plan
-from onnxprune.record import Record
-from onnxprune.surgery import Draft
+from onnxprune.surgery import saving
+from onnxprune.surgery.removal import Draft
 from tests.material import changed, save, save_external, snapshot, tiny, weights
 
 pytestmark = pytest.mark.usefixtures("instant")

@@ -9,9 +9,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune import soundness
 from onnxprune.errors import RefusedError
-from onnxprune.record import Record
+from onnxprune.model import soundness
+from onnxprune.model.record import Record
 from tests.broken import BROKEN, Model, doubling, in_branch
 from tests.material import changed, within
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune import statistics
-from onnxprune.linear import Linear
-from onnxprune.moments import Layer, Matrix, Moments
-from onnxprune.statistics import Statistics, sampled, units_on
-from onnxprune.surgery import zeroed
+from onnxprune.algebra.linear import Linear
+from onnxprune.recovery import statistics
+from onnxprune.recovery.moments import Layer, Matrix, Moments
+from onnxprune.recovery.statistics import Statistics, sampled, units_on
+from onnxprune.surgery.removal import zeroed
 from tests.laws import analyse, parse
 from tests.linears import KINDS, Kind, batches, declared, mask, outputs, weights
 

@@ -11,17 +11,17 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from onnxprune import study as module
-from onnxprune import surgery
-from onnxprune.allocation import Budget
-from onnxprune.analysis import Analysis, Model
+from onnxprune.algebra.analysis import Analysis, Model
+from onnxprune.algebra.graph import Graph
+from onnxprune.budget import study as module
+from onnxprune.budget.allocation import Budget
+from onnxprune.budget.study import COMPARED, Study, carried
+from onnxprune.data.inputs import Feed
 from onnxprune.errors import PruneError, UsageError
-from onnxprune.graph import Graph
-from onnxprune.inputs import Feed
-from onnxprune.record import Array, Record
-from onnxprune.statistics import Statistics
-from onnxprune.study import COMPARED, Study, carried
-from onnxprune.walk import Values
+from onnxprune.model.record import Array, Record
+from onnxprune.recovery.statistics import Statistics
+from onnxprune.recovery.walk import Values
+from onnxprune.surgery import removal
 from tests.laws import parse
 from tests.linears import batches, outputs, replaced
 from tests.studied import INPUT, QUIET, redundant
@@ -197,14 +197,14 @@ def test_recovery_that_harms_held_out_data_is_seen_to() -> None:
     study = twins()
     best = study.best("obs", Budget(ratio=0.5), "auto")
     assert [step.ridge is not None for step in best.steps] == [True]
-    assert best.loss.error > study.held_out.loss(surgery.zeroed(study.analysis, best.removed)).error
+    assert best.loss.error > study.held_out.loss(removal.zeroed(study.analysis, best.removed)).error
     assert not study.helps(best)
 
 
 def test_recovery_that_does_good_is_kept() -> None:
     study = studied(redundant())
     best = study.best("obs", EVEN, "auto")
-    assert study.held_out.loss(surgery.zeroed(study.analysis, best.removed)).error > 0.01
+    assert study.held_out.loss(removal.zeroed(study.analysis, best.removed)).error > 0.01
     assert study.helps(best)
 
 
@@ -213,7 +213,7 @@ def test_the_method_that_was_asked_for_is_used(method: str) -> None:
     study = studied(redundant(), recover=method)
     best = study.best("obs", Budget(ratio=0.5), "auto")
     unchanged = {
-        n for n, v in surgery.zeroed(study.analysis, best.removed).items() if np.array_equal(best.values[n], v)
+        n for n, v in removal.zeroed(study.analysis, best.removed).items() if np.array_equal(best.values[n], v)
     }
     assert {"none": {"u", "c", "w"}, "mean": {"u", "c", "w"}, "refit": {"u", "c"}}[method] == unchanged
     assert ("b" in best.values) == (method != "none")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxprune.symbols import Dim, Product, atom, over, settled, split, times
+from onnxprune.algebra.symbols import Dim, Product, atom, over, settled, split, times
 
 NAMES = ("batch", "s", "N", "?y.0", "unk__3", "x1", "a b", "-1")
 SIZES = st.integers(1, 12)

@@ -6,10 +6,10 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxprune import synthetic as module
-from onnxprune.graph import Graph
-from onnxprune.inputs import Feed
-from onnxprune.synthetic import CLIP, FEW, LEVELS, SAMPLES, synthetic
+from onnxprune.algebra.graph import Graph
+from onnxprune.data import synthetic as module
+from onnxprune.data.inputs import Feed
+from onnxprune.data.synthetic import CLIP, FEW, LEVELS, SAMPLES, synthetic
 from tests.laws import analyse, parse
 from tests.linears import replaced
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxprune.cost import CostModel
+from onnxprune.algebra.cost import CostModel
 from tests.laws import analyse, difference, every_other, groups, parse
 from tests.rules.cases import LIMIT
 from tests.rules.test_attention import GRAPHS

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from onnxprune.data.runtime import Session
 from onnxprune.errors import PruneError, UsageError
-from onnxprune.metrics import METRICS, measure
-from onnxprune.runtime import Session
+from onnxprune.metrics.catalogue import METRICS, measure
 from onnxprune.verify import TOLERANCE, Comparison, compare, failures, forgive_rounding
 
 Array = NDArray[Any]

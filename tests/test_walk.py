@@ -11,12 +11,12 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from onnxprune import saving, surgery
-from onnxprune.edits import with_values
-from onnxprune.inputs import Feed
-from onnxprune.record import Array
-from onnxprune.runtime import ExecutionError
-from onnxprune.walk import Walk, in_order
+from onnxprune.data.inputs import Feed
+from onnxprune.data.runtime import ExecutionError
+from onnxprune.model.edits import with_values
+from onnxprune.model.record import Array
+from onnxprune.recovery.walk import Walk, in_order
+from onnxprune.surgery import removal, saving
 from tests.laws import analyse, every_other, parse, run
 from tests.linears import batches
 
@@ -120,8 +120,8 @@ def test_zeroed_values_are_the_zeroed_model(name: str, tmp_path: Path) -> None:
     text, feeds = MODELS[name]
     model = parse(text)
     analysis, removed = analyse(model), every_other(model)
-    zeroed = saving.write(surgery.zero(analysis, removed), tmp_path, "zeroed.onnx")
-    walk = Walk(analysis.graph, feeds, surgery.zeroed(analysis, removed))
+    zeroed = saving.write(removal.zero(analysis, removed), tmp_path, "zeroed.onnx")
+    walk = Walk(analysis.graph, feeds, removal.zeroed(analysis, removed))
     outputs = [value.name for value in analysis.graph.proto.output]
     for feed, found in zip(feeds, walk.map(outputs, copied), strict=True):
         for tensor, wanted in zip(outputs, run(zeroed, dict(feed)), strict=True):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from onnxprune import wire
+from onnxprune.model import wire
 from tests.material import tiny
 
 MODELS = Path(__file__).parents[1] / "models"

@@ -13,7 +13,7 @@ from scipy.linalg.lapack import dpstrf
 
 from onnxprune.criteria.base import Part, Scores, Subject, criterion
 from onnxprune.criteria.readers import DIGITS, along, joint_energies, of_readers, per_unit
-from onnxprune.moments import Matrix
+from onnxprune.recovery.moments import Matrix
 
 
 def _share(parts: Sequence[Part], size: int, sums: Sequence[Matrix]) -> Scores:

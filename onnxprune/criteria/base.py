@@ -14,10 +14,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.algebra.registry import add
 from onnxprune.errors import UsageError
-from onnxprune.moments import Layer
-from onnxprune.record import Array
-from onnxprune.registry import add
+from onnxprune.model.record import Array
+from onnxprune.recovery.moments import Layer
 
 Scores = NDArray[np.float64]
 Numbers = NDArray[np.int64]

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from onnxprune.criteria.base import Scores
-from onnxprune.moments import Matrix
-from onnxprune.record import Array
+from onnxprune.model.record import Array
+from onnxprune.recovery.moments import Matrix
 
 BLOCK = 1 << 16  # elements that are scored at a time
 FEWEST = 16  # indices that are scored at a time, so that whole cache lines are read where the axis is the last one

@@ -20,7 +20,7 @@ from scipy.linalg.lapack import dpotrf, dpotri
 
 from onnxprune.criteria.base import Numbers, Part, Scores, Subject, criterion
 from onnxprune.criteria.readers import DIGITS, along, of_readers
-from onnxprune.moments import Matrix
+from onnxprune.recovery.moments import Matrix
 
 DAMPING = 1e-3
 """What is added to H's diagonal, relative to itself, so that nothing depends on the scale of a column."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxprune.criteria.base import Numbers, Part, Score, Scores, Subject
 from onnxprune.criteria.weights import group_norm
-from onnxprune.moments import Matrix
+from onnxprune.recovery.moments import Matrix
 
 DIGITS = 9
 """Decimals of an error, relative to an output's variance, that decide who goes: what is beyond them differs with the

@@ -13,7 +13,7 @@ import numpy as np
 from onnxprune.criteria.base import Part, Scores, Subject, criterion
 from onnxprune.criteria.obs import Reader, elimination
 from onnxprune.criteria.readers import DIGITS, along, joint_energies, of_readers
-from onnxprune.moments import Matrix
+from onnxprune.recovery.moments import Matrix
 
 DAMPING = 1e-6
 """Just enough for the covariances to have inverses."""

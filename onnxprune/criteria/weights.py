@@ -13,7 +13,7 @@ import numpy as np
 from onnxprune.criteria import indices
 from onnxprune.criteria.base import Score, Scores, Subject, criterion
 from onnxprune.errors import UsageError
-from onnxprune.record import Array
+from onnxprune.model.record import Array
 
 
 @criterion(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxprune.registry import RuleTable, add
+from onnxprune.algebra.registry import RuleTable, add
 from onnxprune.rules import (
     attention,
     control,

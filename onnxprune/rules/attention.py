@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from onnxprune.facts import Batch, Count, Fact, Macs, Pin, Slot, same
-from onnxprune.graph import Op, Shape
-from onnxprune.integers import Axis
-from onnxprune.registry import RuleTable, Terms, rule_for
+from onnxprune.algebra.facts import Batch, Count, Fact, Macs, Pin, Slot, same
+from onnxprune.algebra.graph import Op, Shape
+from onnxprune.algebra.integers import Axis
+from onnxprune.algebra.registry import RuleTable, Terms, rule_for
 from onnxprune.rules.heads import MICROSOFT, Heads, K, Q, V, axis_of_heads, quotient, whole
 from onnxprune.rules.layout import pin_all
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxprune.facts import Fact, Pin, same
-from onnxprune.graph import Op, Shape
-from onnxprune.inference import carried, handed
-from onnxprune.registry import RuleTable, rule_for
+from onnxprune.algebra.facts import Fact, Pin, same
+from onnxprune.algebra.graph import Op, Shape
+from onnxprune.algebra.inference import carried, handed
+from onnxprune.algebra.registry import RuleTable, rule_for
 
 RULES: RuleTable = {}
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from onnxprune.facts import Count, Fact, Macs, Slot, mapped, repeat, same, tile
-from onnxprune.graph import Op
-from onnxprune.registry import RuleTable, Terms, rule_for
+from onnxprune.algebra.facts import Count, Fact, Macs, Slot, mapped, repeat, same, tile
+from onnxprune.algebra.graph import Op
+from onnxprune.algebra.registry import RuleTable, Terms, rule_for
 from onnxprune.rules import matrices
 
 RULES: RuleTable = {}

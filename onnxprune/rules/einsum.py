@@ -6,10 +6,10 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from onnxprune.facts import Batch, Fact, Macs, Pin, Sum, same
-from onnxprune.graph import Op
-from onnxprune.integers import Axis
-from onnxprune.registry import RuleTable, Terms, rule_for
+from onnxprune.algebra.facts import Batch, Fact, Macs, Pin, Sum, same
+from onnxprune.algebra.graph import Op
+from onnxprune.algebra.integers import Axis
+from onnxprune.algebra.registry import RuleTable, Terms, rule_for
 
 RULES: RuleTable = {}
 

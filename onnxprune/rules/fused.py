@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxprune.facts import Batch, Fact, Macs, Normalized, Pin, repeat, same, tile
-from onnxprune.graph import Op, Shape
-from onnxprune.registry import FIRST, RuleTable, Terms, rule_for
+from onnxprune.algebra.facts import Batch, Fact, Macs, Normalized, Pin, repeat, same, tile
+from onnxprune.algebra.graph import Op, Shape
+from onnxprune.algebra.registry import FIRST, RuleTable, Terms, rule_for
+from onnxprune.algebra.symbols import Dim
 from onnxprune.rules.convolution import convolved
 from onnxprune.rules.heads import MICROSOFT, like_first
 from onnxprune.rules.joining import _pads_with_zero, pad
@@ -20,7 +21,6 @@ from onnxprune.rules.picking import trilu
 from onnxprune.rules.pointwise import broadcasting, unary
 from onnxprune.rules.quantized_linear import like
 from onnxprune.rules.spatial import grid_sample
-from onnxprune.symbols import Dim
 
 RULES: RuleTable = {}
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from onnxprune.facts import Count, Fact, Index, Pin, Slot, mapped
-from onnxprune.graph import Op, Shape
-from onnxprune.integers import Axis
-from onnxprune.symbols import Dim
+from onnxprune.algebra.facts import Count, Fact, Index, Pin, Slot, mapped
+from onnxprune.algebra.graph import Op, Shape
+from onnxprune.algebra.integers import Axis
+from onnxprune.algebra.symbols import Dim
 
 MICROSOFT = "com.microsoft"
 Q, K, V = 0, 1, 2

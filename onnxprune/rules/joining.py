@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from onnxprune.facts import Count, Fact, Pin, Positions, Slot, Strided, mapped, same, window
-from onnxprune.graph import Op
-from onnxprune.registry import FIRST, RuleTable, Terms, rule_for
+from onnxprune.algebra.facts import Count, Fact, Pin, Positions, Slot, Strided, mapped, same, window
+from onnxprune.algebra.graph import Op
+from onnxprune.algebra.registry import FIRST, RuleTable, Terms, rule_for
 from onnxprune.rules.layout import axes_of, given_at_run_time, in_place, normalized_axis, pin_all, unknown_axes
 
 RULES: RuleTable = {}

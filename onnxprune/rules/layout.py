@@ -8,10 +8,10 @@ from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
-from onnxprune.facts import Fact, Pin, Product, Tie, same
-from onnxprune.graph import Op, Shape
-from onnxprune.integers import Axis
-from onnxprune.symbols import Dim, split
+from onnxprune.algebra.facts import Fact, Pin, Product, Tie, same
+from onnxprune.algebra.graph import Op, Shape
+from onnxprune.algebra.integers import Axis
+from onnxprune.algebra.symbols import Dim, split
 
 Run = tuple[str, list[int]]  # some axes of a tensor
 

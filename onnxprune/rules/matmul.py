@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxprune.facts import Batch, Fact, Macs, same
-from onnxprune.graph import Op
-from onnxprune.registry import RuleTable, rule_for
+from onnxprune.algebra.facts import Batch, Fact, Macs, same
+from onnxprune.algebra.graph import Op
+from onnxprune.algebra.registry import RuleTable, rule_for
 from onnxprune.rules import matrices
 from onnxprune.rules.layout import broadcast
 

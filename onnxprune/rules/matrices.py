@@ -1,4 +1,4 @@
-"""Linear layers of several operators as matrices: what `onnxprune.linear` asks of a rule."""
+"""Linear layers of several operators as matrices: what `onnxprune.algebra.linear` asks of a rule."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from onnxprune.graph import Op
-from onnxprune.linear import Index, Linear, added, bias_at, flat, is_free
-from onnxprune.record import Array
+from onnxprune.algebra.graph import Op
+from onnxprune.algebra.linear import Index, Linear, added, bias_at, flat, is_free
+from onnxprune.model.record import Array
 
 X, W, B = 0, 1, 2
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from onnxprune.facts import Count, Fact, Normalized, Pin, Pole, Scale, Slot, mapped, same
-from onnxprune.graph import Op, Shape
-from onnxprune.registry import FIRST, RuleTable, Terms, rule_for
+from onnxprune.algebra.facts import Count, Fact, Normalized, Pin, Pole, Scale, Slot, mapped, same
+from onnxprune.algebra.graph import Op, Shape
+from onnxprune.algebra.registry import FIRST, RuleTable, Terms, rule_for
 from onnxprune.rules.layout import broadcast, in_place, normalized_axis, pin_all
 
 RULES: RuleTable = {}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from onnxprune.facts import Fact
-from onnxprune.graph import Op, Shape
-from onnxprune.registry import Rule, RuleTable, add
+from onnxprune.algebra.facts import Fact
+from onnxprune.algebra.graph import Op, Shape
+from onnxprune.algebra.registry import Rule, RuleTable, add
 from onnxprune.rules.layout import pin_all
 
 RULES: RuleTable = {}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxprune.facts import Fact, Free, Pin, Pole
-from onnxprune.graph import Op
-from onnxprune.registry import FIRST, RuleTable, Terms, rule_for
+from onnxprune.algebra.facts import Fact, Free, Pin, Pole
+from onnxprune.algebra.graph import Op
+from onnxprune.algebra.registry import FIRST, RuleTable, Terms, rule_for
 from onnxprune.rules.layout import broadcast, in_place, normalized_axis, pin_all
 from onnxprune.rules.quantized import as_numbers
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxprune.facts import Fact, same
-from onnxprune.graph import Op
-from onnxprune.registry import FIRST, RuleTable, rule_for
+from onnxprune.algebra.facts import Fact, same
+from onnxprune.algebra.graph import Op
+from onnxprune.algebra.registry import FIRST, RuleTable, rule_for
 from onnxprune.rules.layout import pin_all
 
 RULES: RuleTable = {}

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from onnxprune.facts import Fact, Quantized, Sum, mapped, same
-from onnxprune.graph import Graph, Op
-from onnxprune.quantization import NUMBERS
-from onnxprune.registry import FIRST, RuleTable, rule_for
+from onnxprune.algebra.facts import Fact, Quantized, Sum, mapped, same
+from onnxprune.algebra.graph import Graph, Op
+from onnxprune.algebra.quantization import NUMBERS
+from onnxprune.algebra.registry import FIRST, RuleTable, rule_for
+from onnxprune.algebra.symbols import Dim
 from onnxprune.rules.convolution import convolved
 from onnxprune.rules.layout import in_place, normalized_axis
 from onnxprune.rules.matmul import multiplied
-from onnxprune.symbols import Dim
 
 RULES: RuleTable = {}
 

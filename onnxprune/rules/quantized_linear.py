@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 import onnx
 
-from onnxprune.facts import Fact, Pin
-from onnxprune.graph import Op, Shape
-from onnxprune.registry import FIRST, RuleTable, Terms, rule_for
+from onnxprune.algebra.facts import Fact, Pin
+from onnxprune.algebra.graph import Op, Shape
+from onnxprune.algebra.registry import FIRST, RuleTable, Terms, rule_for
 from onnxprune.rules.joining import joined
 from onnxprune.rules.layout import broadcast, in_place, normalized_axis, pin_all
 from onnxprune.rules.matmul import transposed_product

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from onnxprune.facts import Count, Fact, Macs, Pin, Quantized, Slot, Sum, mapped, repeat, same, tile
-from onnxprune.graph import Op, Shape
-from onnxprune.registry import RuleTable, Terms, rule_for
+from onnxprune.algebra.facts import Count, Fact, Macs, Pin, Quantized, Slot, Sum, mapped, repeat, same, tile
+from onnxprune.algebra.graph import Op, Shape
+from onnxprune.algebra.registry import RuleTable, Terms, rule_for
 from onnxprune.rules.layout import broadcast, in_place, pin_all
 from onnxprune.rules.matmul import multiplied
 from onnxprune.rules.quantized import coded

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxprune.facts import Count, Fact, Macs, Slot, same, tile
-from onnxprune.graph import Op
-from onnxprune.registry import RuleTable, Terms, rule_for
+from onnxprune.algebra.facts import Count, Fact, Macs, Slot, same, tile
+from onnxprune.algebra.graph import Op
+from onnxprune.algebra.registry import RuleTable, Terms, rule_for
 
 RULES: RuleTable = {}
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxprune.facts import Fact, Macs, Pin, same
-from onnxprune.graph import Op, Shape
-from onnxprune.registry import FIRST, RuleTable, Terms, rule_for
+from onnxprune.algebra.facts import Fact, Macs, Pin, same
+from onnxprune.algebra.graph import Op, Shape
+from onnxprune.algebra.registry import FIRST, RuleTable, Terms, rule_for
 from onnxprune.rules.heads import MICROSOFT, Heads, K, Q, V, axis_of_heads, like_first, quotient, whole
 from onnxprune.rules.layout import broadcast, in_place, normalized_axis, pin_all
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from onnxprune.facts import Count, Fact, Free, Pin, Product, Slot, Tie, same, tile
-from onnxprune.graph import Op
-from onnxprune.registry import ALWAYS, FIRST, RuleTable, Terms, rule_for
+from onnxprune.algebra.facts import Count, Fact, Free, Pin, Product, Slot, Tie, same, tile
+from onnxprune.algebra.graph import Op
+from onnxprune.algebra.registry import ALWAYS, FIRST, RuleTable, Terms, rule_for
+from onnxprune.algebra.symbols import split
 from onnxprune.rules.layout import (
     axes_of,
     broadcast,
@@ -16,7 +17,6 @@ from onnxprune.rules.layout import (
     reshape,
     unknown_axes,
 )
-from onnxprune.symbols import split
 
 RULES: RuleTable = {}
 

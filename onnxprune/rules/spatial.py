@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from onnxprune.facts import Count, Fact, Pin, Slot, mapped, repeat, same, tile
-from onnxprune.graph import Op
-from onnxprune.registry import FIRST, RuleTable, rule_for
+from onnxprune.algebra.facts import Count, Fact, Pin, Slot, mapped, repeat, same, tile
+from onnxprune.algebra.graph import Op
+from onnxprune.algebra.registry import FIRST, RuleTable, rule_for
 from onnxprune.rules.convolution import convolved
 from onnxprune.rules.layout import given_at_run_time, in_place, pin_all
 

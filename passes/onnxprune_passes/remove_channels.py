@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from onnxprune import surgery
-from onnxprune.analysis import Model
+from onnxprune.algebra.analysis import Model
 from onnxprune.passes import PassResult
 from onnxprune.plan import Recipe, decide
+from onnxprune.surgery import removal
 
 
 @dataclass(frozen=True)
@@ -20,5 +20,5 @@ class RemoveChannels(Recipe):
     def run(self, model: Model) -> PassResult:
         """Plan, then cut."""
         decision = decide(model, self)
-        draft = None if decision.plan.empty else surgery.remove(model.analysis, decision.removed)
+        draft = None if decision.plan.empty else removal.remove(model.analysis, decision.removed)
         return PassResult(draft, {"removed units": int(decision.removed.sum()), "units": model.analysis.units})

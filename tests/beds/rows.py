@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune import api
-from onnxprune.cost import Cost
+from onnxprune.algebra.cost import Cost
 from tests.beds.bed import Bed, Budget, Feed, Feeds
 
 Row = Callable[[Bed, Budget, int, Path], None]

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 
-from onnxprune import surgery
-from onnxprune.analysis import Analysis, Model
-from onnxprune.closure import Mask
+from onnxprune.algebra.analysis import Analysis, Model
+from onnxprune.algebra.closure import Mask
+from onnxprune.model.record import Record
 from onnxprune.plan import Recipe, decide
-from onnxprune.record import Record
+from onnxprune.surgery import removal
 from tests.benchmarks import speed
 
 OPSET = 17
@@ -48,13 +48,13 @@ def ours(path: Path, clock: Clock) -> Run:
         speed.prune(path, out)
         middle = clock()
         model = Model(record)
-        draft = surgery.remove(model.analysis, decide(model, Recipe(ratio=0.5, align=1)).removed)
+        draft = removal.remove(model.analysis, decide(model, Recipe(ratio=0.5, align=1)).removed)
         arrays = [make() for make in draft.arrays.values()]
         scored = clock()
         del arrays, draft, model
         again = clock()
         analysis = Model(record).analysis
-        arrays = [make() for make in surgery.remove(analysis, halved(analysis)).arrays.values()]
+        arrays = [make() for make in removal.remove(analysis, halved(analysis)).arrays.values()]
         done = clock()
         del arrays
         return Seconds(middle - start, scored - middle, done - again)

@@ -31,10 +31,10 @@ from rich.table import Table
 import onnxprune
 from models import architectures
 from models.fetch import manifest
-from onnxprune.analysis import Analysis, Model
-from onnxprune.graph import Graph
+from onnxprune.algebra.analysis import Analysis, Model
+from onnxprune.algebra.graph import Graph
+from onnxprune.model.record import Record
 from onnxprune.plan import removed_by
-from onnxprune.record import Record
 from onnxprune.report import Pruned
 from tests.benchmarks.weights import Weights
 from tests.benchmarks.worker import Failure, Worker, progress

@@ -18,9 +18,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import onnxprune
-from onnxprune.analysis import Model
-from onnxprune.evidence import Bench, Evidence
-from onnxprune.record import Record
+from onnxprune.algebra.analysis import Model
+from onnxprune.metrics.evidence import Bench, Evidence
+from onnxprune.model.record import Record
 
 MODELS = Path(__file__).parents[2] / "models"
 SHIPPED = [(MODELS / f"{name}.onnx", MODELS / "data" / "calibration.npz") for name in ("cnn", "resnet")]

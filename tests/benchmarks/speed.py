@@ -17,11 +17,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import onnx
 
-from onnxprune import saving, surgery
-from onnxprune.analysis import Analysis, Model
-from onnxprune.graph import Graph
+from onnxprune.algebra.analysis import Analysis, Model
+from onnxprune.algebra.graph import Graph
+from onnxprune.model.record import Record
 from onnxprune.plan import Recipe, decide
-from onnxprune.record import Record
+from onnxprune.surgery import removal, saving
 from tests.benchmarks import light
 
 ROUNDS = 5
@@ -43,14 +43,14 @@ def cut(path: Path, out: Path) -> None:
     analysis = Analysis(Graph(Record(path)))
     removed = np.arange(analysis.units) % 2 == 1
     removed[np.unique(analysis.group_of, return_index=True)[1]] = False
-    saving.write(surgery.remove(analysis, removed), out.parent, out.name)
+    saving.write(removal.remove(analysis, removed), out.parent, out.name)
 
 
 def prune(path: Path, out: Path) -> None:
     """Read, analyse, score, cut, write."""
     model = Model(Record(path))
     removed = decide(model, Recipe(ratio=0.5, align=1)).removed
-    saving.write(surgery.remove(model.analysis, removed), out.parent, out.name)
+    saving.write(removal.remove(model.analysis, removed), out.parent, out.name)
 
 
 def load(path: Path, out: Path) -> None:

@@ -16,11 +16,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.analysis import Analysis
-from onnxprune.explain import Explainer
-from onnxprune.facts import Macs, Product, ties
-from onnxprune.integers import Axis
-from onnxprune.tensors import WHOLE_TYPES
+from onnxprune.algebra.analysis import Analysis
+from onnxprune.algebra.explain import Explainer
+from onnxprune.algebra.facts import Macs, Product, ties
+from onnxprune.algebra.integers import Axis
+from onnxprune.model.tensors import WHOLE_TYPES
 
 RECURRENT = ("LSTM", "GRU", "RNN")
 

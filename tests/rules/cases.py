@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from onnxprune.facts import Macs
+from onnxprune.algebra.facts import Macs
 from tests.laws import analyse, difference, every_other, groups, parse, reasons
 
 LIMIT = 1e-5  # how far removing may be from zeroing

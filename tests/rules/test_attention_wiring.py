@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxprune.analysis import Analysis
-from onnxprune.cost import CostModel
-from onnxprune.graph import Graph
-from onnxprune.record import Record
+from onnxprune.algebra.analysis import Analysis
+from onnxprune.algebra.cost import CostModel
+from onnxprune.algebra.graph import Graph
+from onnxprune.model.record import Record
 from tests.rules.wiring import (
     APART,
     ATTENDED,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from onnxprune.facts import Batch
+from onnxprune.algebra.facts import Batch
 from tests.laws import analyse, parse, reasons
 from tests.rules.cases import Case, check, multiply_accumulates
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxprune import surgery
+from onnxprune.surgery import removal
 from tests.laws import analyse, every_other, groups, parse
 from tests.rules.cases import Case, check, multiply_accumulates
 
@@ -315,7 +315,7 @@ def test_zeroing_writes_zero_points_and_keeps_what_says_how_codes_are_read() -> 
     model = parse(case.text, opset=case.opset, ir=case.ir)
     analysis = analyse(model)
     removed = every_other(model)
-    arrays = surgery.zero(analysis, removed).arrays
+    arrays = removal.zero(analysis, removed).arrays
     assert set(arrays) == {"w", "v"}
     zero = analysis.graph.constant("zero")
     assert zero is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from onnxprune.cost import CostModel
+from onnxprune.algebra.cost import CostModel
 from tests.laws import analyse, groups, parse
 from tests.rules.cases import Case, check, multiply_accumulates
 

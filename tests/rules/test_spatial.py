@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from onnxprune.facts import Macs
+from onnxprune.algebra.facts import Macs
 from tests.laws import analyse, parse
 from tests.rules.cases import Case, batched, check
 

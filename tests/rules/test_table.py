@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from onnxprune.registry import Rule
+from onnxprune.algebra.registry import Rule
 from onnxprune.rules import FAMILIES, RULES
 from tests.laws import parse
 from tests.rules.cases import Case, operator

@@ -13,13 +13,13 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 
-from onnxprune import saving, surgery
-from onnxprune.analysis import Analysis
-from onnxprune.closure import Mask
-from onnxprune.graph import Graph
-from onnxprune.inputs import synthesise
-from onnxprune.pins import Protection
-from onnxprune.record import Record
+from onnxprune.algebra.analysis import Analysis
+from onnxprune.algebra.closure import Mask
+from onnxprune.algebra.graph import Graph
+from onnxprune.algebra.pins import Protection
+from onnxprune.data.inputs import synthesise
+from onnxprune.model.record import Record
+from onnxprune.surgery import removal, saving
 from tests.laws import parse, run
 from tests.rules.cases import LIMIT
 
@@ -156,8 +156,8 @@ def differences(analysis: Analysis, removed: Mask, shapes: Sequence[Shapes]) -> 
     Both models are written once, and run on all of them.
     """
     with TemporaryDirectory() as name:
-        cut = saving.write(surgery.remove(analysis, removed), Path(name), "cut.onnx")
-        zeroed = saving.write(surgery.zero(analysis, removed), Path(name), "zeroed.onnx")
+        cut = saving.write(removal.remove(analysis, removed), Path(name), "cut.onnx")
+        zeroed = saving.write(removal.zero(analysis, removed), Path(name), "zeroed.onnx")
         onnx.checker.check_model(str(cut), full_check=True)
         for seed, given in enumerate(shapes):
             feed = dict(synthesise(analysis.graph, given, seed))

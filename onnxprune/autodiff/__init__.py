@@ -1,0 +1,1 @@
+"""Gradients of a model, for the criteria that ask for them."""

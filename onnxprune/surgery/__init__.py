@@ -1,0 +1,1 @@
+"""Acting on a plan: removing, renumbering, rewiring and saving."""

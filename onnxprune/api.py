@@ -13,7 +13,6 @@ from typing import Any, overload
 
 from onnxprune import passes as pass_table
 from onnxprune import plan as plans
-from onnxprune import proof
 from onnxprune.algebra.analysis import Model
 from onnxprune.algebra.cost import CostModel
 from onnxprune.algebra.explain import Explainer
@@ -28,9 +27,10 @@ from onnxprune.metrics.evidence import Bench, Evidence, attempt, check_memory, l
 from onnxprune.model import files
 from onnxprune.model.record import Record, Source
 from onnxprune.plan import Effort, Plan, Recipe
-from onnxprune.report import Applied, Inspection, Pruned, Ran, Verified
+from onnxprune.report.results import Applied, Inspection, Pruned, Ran, Verified
 from onnxprune.surgery import removal, saving
-from onnxprune.verify import compare
+from onnxprune.verification import proof
+from onnxprune.verification.comparison import compare
 
 Target = str | os.PathLike[str]
 Progress = Callable[[str], None]

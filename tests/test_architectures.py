@@ -11,7 +11,7 @@ from onnxprune.algebra.analysis import Model
 from onnxprune.metrics.evidence import Bench, Evidence
 from onnxprune.model.record import Record
 from onnxprune.plan import Recipe, decide
-from onnxprune.proof import cut_and_prove
+from onnxprune.verification.proof import cut_and_prove
 
 CLOSE = 1e-4  # of an output's range
 ENTRIES = entries("small")

@@ -11,11 +11,12 @@ from typing import Any
 import onnx
 import pytest
 
-import onnxprune
-from onnxprune import api, proof
+from onnxprune import api
 from onnxprune.algebra.registry import load
 from onnxprune.passes import find
 from onnxprune.plan import Plan
+from onnxprune.report import results
+from onnxprune.verification import proof
 from tests.laws import parse
 from tests.material import save, snapshot, weights
 from tests.terminal import done, done_json, process, refused, run
@@ -39,7 +40,7 @@ def test_the_help_names_every_verb_and_every_exit_code() -> None:
 
 
 def onnxprune_version() -> str:
-    return str(onnxprune.report.environment()["onnxprune"])
+    return str(results.environment()["onnxprune"])
 
 
 def test_prune_with_data_and_labels_measures_what_it_cost(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxprune import proof
 from onnxprune.budget.study import Study
 from onnxprune.data.runtime import Session
 from onnxprune.plan import SCHEDULES
 from onnxprune.recovery.methods import METHODS
+from onnxprune.verification import proof
 from tests.laws import parse
 from tests.linears import batches
 from tests.material import save, snapshot, within

@@ -20,7 +20,7 @@ from onnxprune.budget.study import Study
 from onnxprune.data.runtime import ExecutionError
 from onnxprune.errors import PruneError, UsageError
 from onnxprune.plan import Plan
-from onnxprune.report import Pruned
+from onnxprune.report.results import Pruned
 from tests.generated import models
 from tests.laws import parse
 from tests.linears import replaced

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnxprune.data.runtime import Session
 from onnxprune.errors import PruneError, UsageError
 from onnxprune.metrics.catalogue import METRICS, measure
-from onnxprune.verify import TOLERANCE, Comparison, compare, failures, forgive_rounding
+from onnxprune.verification.comparison import TOLERANCE, Comparison, compare, failures, forgive_rounding
 
 Array = NDArray[Any]
 

@@ -15,7 +15,7 @@ from onnxprune.algebra.integers import Axis
 from onnxprune.algebra.operators import Known
 from onnxprune.criteria.base import Criterion, Needs
 from onnxprune.plan import Plan
-from onnxprune.report import Applied, Fidelity, Inspection, Pruned, Ran, Verified
+from onnxprune.report.results import Applied, Fidelity, Inspection, Pruned, Ran, Verified
 
 LONGEST_NAME = 60
 ROWS = 12  # of a long list, before "and more"

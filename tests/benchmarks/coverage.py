@@ -35,7 +35,7 @@ from onnxprune.algebra.analysis import Analysis, Model
 from onnxprune.algebra.graph import Graph
 from onnxprune.model.record import Record
 from onnxprune.plan import removed_by
-from onnxprune.report import Pruned
+from onnxprune.report.results import Pruned
 from tests.benchmarks.weights import Weights
 from tests.benchmarks.worker import Failure, Worker, progress
 

@@ -16,9 +16,9 @@ from onnxprune.metrics import catalogue
 from onnxprune.metrics.evidence import Bench, rows
 from onnxprune.model import files
 from onnxprune.model.record import Record
-from onnxprune.report import Applied, Fidelity, Proof
+from onnxprune.report.results import Applied, Fidelity, Proof
 from onnxprune.surgery import removal, saving
-from onnxprune.verify import Comparison, compare, failures, forgive_rounding
+from onnxprune.verification.comparison import Comparison, compare, failures, forgive_rounding
 
 
 def cut_and_prove(

@@ -13,7 +13,7 @@ from onnxprune.algebra.analysis import Model
 from onnxprune.algebra.cost import Cost
 from onnxprune.algebra.explain import Explainer
 from onnxprune.plan import Plan
-from onnxprune.verify import Comparison
+from onnxprune.verification.comparison import Comparison
 
 Proof = Mapping[str, list[Comparison]]
 

@@ -1,0 +1,1 @@
+"""Results of the verbs, and how they are shown outside the terminal."""

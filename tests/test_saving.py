@@ -309,7 +309,7 @@ def test_a_killed_run_leaves_the_old_output_and_hinders_no_next_one(tmp_path: Pa
     out = tmp_path / "out"
     out.mkdir()
     save(b"old", out / "x.onnx")
-    kill = f"from onnxprune import files\nkill = lambda *given: os.kill(os.getpid(), {signal.SIGKILL:d})\n{when}"
+    kill = f"from onnxprune.model import files\nkill = lambda *given: os.kill(os.getpid(), {signal.SIGKILL:d})\n{when}"
     done = run_cli("prune", source, "-o", out / "x.onnx", "--recover", "none", "--ratio", "0.5", before=kill)
     assert done.returncode == -signal.SIGKILL
     assert (out / "x.onnx").read_bytes() == b"old"

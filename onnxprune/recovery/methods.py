@@ -10,6 +10,7 @@ from onnxprune.algebra.analysis import Analysis
 from onnxprune.algebra.closure import Mask
 from onnxprune.data.inputs import Feed
 from onnxprune.errors import unknown
+from onnxprune.recovery.merging import Merge
 from onnxprune.recovery.recalibration import Recalibration
 from onnxprune.recovery.sequence import Means, Pass, Refit, Step
 from onnxprune.recovery.walk import Values
@@ -18,6 +19,7 @@ from onnxprune.surgery import removal
 METHODS: Mapping[str, type[Pass] | None] = {
     "auto": Refit,
     "refit": Refit,
+    "merge": Merge,
     "bn": Recalibration,
     "mean": Means,
     "none": None,

@@ -66,6 +66,11 @@ class Sums:
         squares = ((weight @ self.xx) * weight).sum(2) - 2 * (weight * self.yx).sum(2) + self.yy
         return np.asarray((squares + 2 * bias * (wx - self.y) + self.rows * bias**2) / self.rows)
 
+    def relative(self, weight: Matrix, bias: Matrix) -> float:
+        """The error of all outputs together, as a fraction of their variance."""
+        variance = float((self.yy / self.rows - np.square(self.y / self.rows)).sum()) or 1.0
+        return float(self.error(weight, bias).sum()) / variance
+
 
 @dataclass(frozen=True)
 class Solution:
@@ -96,19 +101,18 @@ def solve(seen: Sums, held_out: Sums, weight: Matrix, bias: Matrix, ridges: Sequ
     """
     if not seen.rows or not held_out.rows:
         return Solution(weight, bias, None, 0.0, 0.0)
-    variance = float((held_out.yy / held_out.rows - np.square(held_out.y / held_out.rows)).sum()) or 1.0
-    best, ridge = float(held_out.error(weight, bias).sum()), None
-    before = best / variance
+    best, ridge = held_out.relative(weight, bias), None
+    before = best
     for rho in (np.inf, *sorted(ridges, reverse=True)):
         fitted = fit(seen, weight, rho)
-        found = float(held_out.error(fitted, seen.intercept(fitted)).sum()) if fitted is not None else np.inf
+        found = held_out.relative(fitted, seen.intercept(fitted)) if fitted is not None else np.inf
         if found < best:
             best, ridge = found, rho
     every = seen + held_out
     final = None if ridge is None else fit(every, weight, ridge)
     if final is None:
         return Solution(weight, bias, None, before, before)
-    return Solution(final, every.intercept(final), ridge, before, best / variance)
+    return Solution(final, every.intercept(final), ridge, before, best)
 
 
 def fit(sums: Sums, weight: Matrix, rho: float) -> Matrix | None:

@@ -158,9 +158,7 @@ class Refit(Pass):
         self.pruned.advance(place)
         targets = [(pick, found * outputs) for pick, found in self._targets(linear, place)]  # what goes is not judged
         parts = self._parted(self._rows(linear, live, columns, targets))
-        weight = linear.matrix(np.asarray(self.now(linear.w)).astype(np.float64))
-        sliced = np.stack([matrix[:, kept] for matrix, kept in zip(weight[live], columns, strict=True)])
-        solution = self._solve(parts, sliced, self._bias(linear)[live], rectifier(self.graph, linear), live)
+        solution = self._solve(parts, linear, live, columns)
         if solution.ridge is not None:
             self._write(linear, bias, live, columns, outputs, solution)
         return Step(linear.op.label, solution.ridge, solution.before, solution.after)
@@ -187,7 +185,7 @@ class Refit(Pass):
             return np.stack([found[:, group, own] for group, own in enumerate(kept)], axis=1), target
 
         parts = self._parted(list(self.pruned.map([linear.x[0]], now)))
-        found, rho = channelwise.mapped(_summed(parts[0]), _summed(parts[1]), kept, self.least_ridge)
+        found, rho = channelwise.mapped(summed(parts[0]), summed(parts[1]), kept, self.least_ridge)
         if rho is not None:
             weight = linear.matrix(np.asarray(self.graph.constant(linear.w)).astype(np.float64))
             columns, live = np.repeat(kept, linear.taps, axis=1), np.ones(len(kept), dtype=bool)
@@ -195,10 +193,12 @@ class Refit(Pass):
             self._write(linear, bias, live, columns, outputs, solution)
         return Step(linear.op.label, rho, note="channel by channel")
 
-    def _solve(self, parts: Parts, weight: Matrix, bias: Matrix, cut: Rectifier | None, live: Mask) -> Solution:
+    def _solve(self, parts: Parts, linear: Linear, live: Mask, columns: Mask) -> Solution:
         """The plain solution, or the best of the rounds that a rectifier allows."""
+        weight = sliced(linear.matrix(self.now(linear.w).astype(np.float64)), live, columns)
+        bias, cut = self._bias(linear)[live], rectifier(self.graph, linear)
         ridges = () if self.only_bias else [rho for rho in RIDGES if rho >= self.least_ridge]
-        seen, held_out = map(_summed, parts)
+        seen, held_out = map(summed, parts)
         best = solve(seen, held_out, weight, bias, ridges)
         if cut is None or best.ridge is None or self.only_bias:
             return best
@@ -278,13 +278,18 @@ class Refit(Pass):
         self.put(added.name, ((0 if added.inside else old.astype(np.float64)) + bias).astype(old.dtype))
 
 
+def sliced(weight: Matrix, live: Mask, columns: Mask) -> Matrix:
+    """The kept columns of the groups that have any."""
+    return np.stack([matrix[:, kept] for matrix, kept in zip(weight[live], columns, strict=True)])
+
+
 def _joined(rows: Rows) -> Rows:
     """The same rows in a few pieces, always as many."""
     pieces = [piece for piece in np.array_split(np.arange(len(rows)), PIECES) if len(piece)]
     return [tuple(np.concatenate([rows[n][side] for n in piece]) for side in (0, 1)) for piece in pieces]  # type: ignore[misc]
 
 
-def _summed(part: Rows) -> Sums:
+def summed(part: Rows) -> Sums:
     """The sums of all rows."""
     found = in_order(lambda number: Sums.of(*part[number]), len(part))
     return reduce(add, found)

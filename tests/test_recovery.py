@@ -380,3 +380,15 @@ def test_refit_visits_only_what_reads_something_else() -> None:
     run_ = Refit(analysis, mask(analysis, ("u", 1), [1]), batches({"x": (-1, 7)}))
     assert len(list(run_.run())) == 1
     assert not {"v", "s"} & set(run_.values)
+
+
+def test_one_of_many_filters_can_be_refitted() -> None:
+    """A layer of a filter per channel has fewer channels left than it has groups."""
+    model = parse(
+        """g (float[N,3,8,8] x) => (float[N,5,6,6] z)
+        <float[16,3,1,1] p, float[16] q, float[16,1,3,3] k, float[16] l, float[5,16,1,1] w, float[5] b>
+        { c = Conv(x, p, q) h = Relu(c) d = Conv <group = 16> (h, k, l) z = Conv(d, w, b) }"""
+    )
+    analysis = prepared(model)
+    _, steps = recovered(analysis, mask(analysis, ("p", 0), range(1, 16)), batches({"x": (-1, 3, 8, 8)}), "refit")
+    assert [step.layer for step in steps if step.ridge is not None and step.after < step.before]

@@ -223,8 +223,11 @@ class Refit(Pass):
     def _targets(self, linear: Linear, place: int) -> list[tuple[Index | None, Matrix]]:
         """For every batch the rows that are used, and what the layer should give there, (n, G, O)."""
         self.dense.advance(place)
-        width = int(linear.taps * self._kept(linear.x).sum() // linear.groups)
-        numbers = linear.taps * int(self._kept(linear.x).sum()) + int(self.graph.shapes[linear.y[0]][linear.y[1]])
+        kept = self._kept(linear.x).reshape(linear.groups, -1).sum(1)
+        width, numbers = (
+            linear.taps * int(kept.max()),
+            linear.taps * int(kept.sum()) + int(self.graph.shapes[linear.y[0]][linear.y[1]]),
+        )
         other = stream(self.graph, linear, self.linears)
         corrections = self._corrections(other) if other else None
 

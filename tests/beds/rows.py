@@ -34,6 +34,12 @@ def l1_bn(bed: Bed, budget: Budget, seed: int, out: Path) -> None:
     api.prune(bed.model, out, criterion="l1", schedule="scores", recover="bn", data=given, seed=seed, **budget.recipe)
 
 
+def merge(bed: Bed, budget: Budget, seed: int, out: Path) -> None:
+    """Removal by L2 norm, what goes merged into what is most like it; the best of the rivals that use no data."""
+    given: dict[str, Any] = {"criterion": "l2", "schedule": "scores", "recover": "merge", **budget.recipe}
+    api.prune(bed.model, out, seed=seed, input_shapes=bed.shapes, **given)
+
+
 def data_free(bed: Bed, budget: Budget, seed: int, out: Path) -> None:
     """What the tool does by default when it is given no data."""
     api.prune(bed.model, out, seed=seed, input_shapes=bed.shapes, **budget.recipe)
@@ -44,7 +50,7 @@ def default(bed: Bed, budget: Budget, seed: int, out: Path) -> None:
     api.prune(bed.model, out, data=bed.calibration(seed), seed=seed, **budget.recipe)
 
 
-ROWS: dict[str, Row] = {"l1": l1, "l1+bn": l1_bn, "data-free": data_free, "default": default}
+ROWS: dict[str, Row] = {"l1": l1, "l1+bn": l1_bn, "merge": merge, "data-free": data_free, "default": default}
 SEEDLESS = {"l1"}  # nothing in them is drawn: one seed tells all
 PEERS = "onnxsim"
 

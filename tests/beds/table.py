@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.beds.store import Results, Run
 
-ROWS = ("l1", "l1+bn", "data-free", "default", "onnxsim")
+ROWS = ("l1", "l1+bn", "merge", "data-free", "default", "onnxsim")
 OFF = 0.02  # a kept share this far from the budget's is shown
 
 HEAD = """# Accuracy without training

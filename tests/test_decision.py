@@ -404,3 +404,22 @@ def test_random_networks_are_pruned_proved_and_replayed(
     onnxprune.apply(path, plan, folder / "again.onnx", data=data)
     assert (folder / "again.onnx").read_bytes() == out.read_bytes()
     assert plan.empty or onnxprune.verify(path, out, plan=plan, data=data)
+
+
+def test_statistics_that_inputs_were_made_up_for_are_those_of_the_source_again(tmp_path: Path) -> None:
+    """Weights are fitted while normalisations have the statistics of made-up inputs; what is written has its own."""
+    text = """g (float[N,3,8,8] x) => (float[N,4] y) <float[8,3,3,3] u, float[8] s, float[8] t, float[8] m, float[8] v,
+        float[4,8,1,1] w, float[4] b> { h = Conv(x, u) n = BatchNormalization(h, s, t, m, v) r = Relu(n)
+        k = Conv(r, w, b) p = GlobalAveragePool(k) y = Flatten(p) }"""
+    proto = parse(text)
+    for name, value in (("v", 30.0), ("m", 5.0)):
+        replaced(proto, name, lambda array, value=value: array.__setitem__(..., value + np.abs(array)))  # type: ignore[misc]
+    model = save(proto, tmp_path / "model.onnx")
+    result = onnxprune.prune(model, tmp_path / "out.onnx", ratio=0.5, align=1)
+    before, after, kept = weights(model), weights(tmp_path / "out.onnx"), result.plan.groups[0]["kept"]
+    for name in ("s", "t", "m", "v"):
+        np.testing.assert_array_equal(after[name], before[name][kept])
+    assert np.abs(after["w"] - before["w"][:, kept]).max() > 1e-3
+    assert onnxprune.verify(model, tmp_path / "out.onnx", plan=result.plan)
+    onnxprune.apply(model, result.plan, tmp_path / "again.onnx")
+    assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "out.onnx").read_bytes()

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from onnxprune.model.edits import with_values
 from onnxprune.recovery.methods import recovered
-from onnxprune.recovery.recalibration import BOUNDS, Recalibration
+from onnxprune.recovery.recalibration import BOUNDS, FAINTEST, Recalibration, attuned
 from onnxprune.recovery.sequence import Means, Step
 from onnxprune.recovery.walk import Values
 from tests.laws import difference, parse
@@ -146,3 +146,26 @@ def test_means_are_the_dense_ones_layer_after_layer() -> None:
     for name in ("k", "y"):
         now, was = (outputs(analysis.graph, feeds, [name], given)[0] for given in (run.values, None))
         np.testing.assert_allclose(moments(now)[0], moments(was)[0], atol=1e-4)
+
+
+def test_attuned_normalisations_give_on_made_up_inputs_what_they_give_on_real_ones() -> None:
+    """Behind each, one after the other, every channel has the mean and the deviation that its shift and scale say."""
+    analysis, feeds = prepared(NORMALISED), batches(SHAPES)
+    values = attuned(analysis.graph, feeds)
+    assert set(values) == {"m1", "var1", "m2", "var2"}
+    for name, scale, shift, variance, epsilon in (
+        ("n", "scale1", "b1", "var1", 1e-5),
+        ("o", "scale2", "b2", "var2", 1e-3),
+    ):
+        (found,) = outputs(analysis.graph, feeds, [name], values)
+        mean, spread = moments(found)
+        np.testing.assert_allclose(mean, np.asarray(analysis.graph.constant(shift)), atol=1e-4)
+        squared = np.square(np.asarray(analysis.graph.constant(scale), dtype=np.float64))
+        np.testing.assert_allclose(spread, squared * values[variance] / (values[variance] + epsilon), rtol=1e-3)
+
+
+def test_what_hardly_varies_is_not_blown_up() -> None:
+    analysis = prepared(NORMALISED)
+    old = np.asarray(analysis.graph.constant("var1"))
+    values = attuned(analysis.graph, [{"x": np.zeros((8, 5, 6, 6), np.float32)}])
+    np.testing.assert_allclose(values["var1"], FAINTEST * old, rtol=1e-6)

@@ -12,8 +12,9 @@ from onnxprune.algebra.closure import Mask
 from onnxprune.algebra.cost import CostModel
 from onnxprune.algebra.graph import Graph
 from onnxprune.algebra.linear import layers
+from onnxprune.budget.curves import Curve
 from onnxprune.budget.ranking import needs
-from onnxprune.budget.study import Candidate, Study, carried
+from onnxprune.budget.study import Candidate, Study, Trial, carried
 from onnxprune.data import sampling
 from onnxprune.data.inputs import Feed
 from onnxprune.data.runtime import ExecutionError, Session
@@ -38,12 +39,23 @@ FOREIGN = (
 
 @dataclass(frozen=True)
 class Decided:
-    """What goes, and the model that it goes from: the source, or what recovery made of it."""
+    """What goes, and the model that it goes from: the source, or what recovery made of it.
+
+    Attributes:
+        plan: what goes.
+        model: what it goes from.
+        removed: the units of that model that go.
+        note: what the user should know.
+        tried: the candidates, if any were judged.
+        losses: the loss curves of the dense model, group by group, if they were measured.
+    """
 
     plan: Plan
     model: Model
     removed: Mask
     note: str = ""
+    tried: Sequence[Trial] = ()
+    losses: Sequence[Curve] = ()
 
 
 def decide(bench: Bench, recipe: Recipe, effort: Effort, progress: Callable[[str], None]) -> Decided:
@@ -123,7 +135,7 @@ def _studied(bench: Bench, recipe: Recipe, effort: Effort, progress: Callable[[s
             _told(best, blind=not bench.calibration, helps=helps or effort.recover == "none"),
         ]
     )
-    return Decided(plan, final, cut, note)
+    return Decided(plan, final, cut, note, study.tried, study.losses)
 
 
 def _study(

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from onnxprune.algebra.analysis import Analysis, Model
 from onnxprune.algebra.closure import Mask
-from onnxprune.algebra.cost import CostModel
+from onnxprune.algebra.cost import Cost, CostModel
 from onnxprune.algebra.graph import Graph
 from onnxprune.algebra.linear import layers
 from onnxprune.budget import curves as curve
@@ -27,6 +28,7 @@ from onnxprune.errors import PruneError, UsageError
 from onnxprune.model.edits import with_biases, with_values
 from onnxprune.model.record import Array, Record
 from onnxprune.recovery.methods import recovered
+from onnxprune.recovery.recalibration import attuned
 from onnxprune.recovery.sequence import Step, apart
 from onnxprune.recovery.statistics import Statistics
 from onnxprune.recovery.walk import Values
@@ -55,6 +57,20 @@ class Candidate:
     steps: list[Step] = field(repr=False)
 
 
+@dataclass(frozen=True)
+class Trial:
+    """What is remembered of a candidate: what it costs, and how its refitted model did on held-out data."""
+
+    name: str
+    criterion: str
+    cost: Cost
+    loss: Loss
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return {"name": self.name, "criterion": self.criterion, **self.cost.to_json(), **self.loss.to_json()}
+
+
 class Study:
     """A model, its units, and calibration data.
 
@@ -65,11 +81,14 @@ class Study:
         seed: of everything random.
         recover: how what is left makes up for what went (see `onnxprune.recovery.methods.METHODS`).
         progress: called with the name of each stage.
-        blind: whether the data are made up, so that little should be believed of them.
+        blind: whether the data are made up, so that little should be believed of them; until all is decided,
+            normalisations have the statistics of these data.
 
     Attributes:
         measure: how much worse a model with these values is by the user's metric, where there is one.
         labels: the classes of each feed's rows, where they are known.
+        tried: every candidate that was refitted and judged, in order.
+        losses: the loss curves of the dense model, group by group, once they are measured.
     """
 
     def __init__(
@@ -89,8 +108,11 @@ class Study:
         self.least_ridge = LEAST_BLIND if blind else 0.0
         self.unscored: dict[int, str] = {}
         self.notes: list[str] = []
+        self.tried: list[Trial] = []
+        self.losses: list[Curve] = []
         biased = Graph(with_biases(model.graph, layers(model.graph, model.analysis.rule)))
-        self.analysis = Analysis(biased, model.protection)
+        self.attuned: Values = attuned(biased, self.feeds) if blind and recover != "bn" else {}
+        self.analysis = Analysis(Graph(with_values(biased, self.attuned)) if self.attuned else biased, model.protection)
         self.cost = CostModel(self.analysis, shapes)
         self.seen, held_out = apart(self.feeds)
         self.held_out = HeldOut(self.analysis.graph, held_out or self.feeds)
@@ -236,14 +258,19 @@ class Study:
         self.progress("loss curves")
         points = curve.POINTS if self.work <= WORK else curve.FEW_POINTS
         with threadpool_limits(1):
-            return curve.measured(statistics, self.held_out, plain, removed, points)
+            found = curve.measured(statistics, self.held_out, plain, removed, points)
+        if not removed.any():
+            self.losses = found
+        return found
 
     def judged(self, name: str, removed: Mask, criterion: str) -> Candidate:
         """Refit and compare on held-out data."""
         self.progress(f"refitting ({name})")
         values, steps = self.refit(removed, self.seen)
         self.held_out.start()
-        return Candidate(name, criterion, removed, self.held_out.loss(values), values, steps)
+        loss = self.held_out.loss(values)
+        self.tried.append(Trial(name, criterion, self.cost(removed), loss))
+        return Candidate(name, criterion, removed, loss, values, steps)
 
     def refit(self, removed: Mask, feeds: Sequence[Feed], *, thorough: bool = False) -> tuple[Values, list[Step]]:
         """The values of what is left, fitted to these batches."""
@@ -262,7 +289,9 @@ class Study:
         values, steps = self.refit(removed, self.feeds, thorough=True)
         graph = self.analysis.graph
         changed = {
-            name: value for name, value in values.items() if not np.array_equal(value, np.asarray(graph.constant(name)))
+            name: value
+            for name, value in values.items()
+            if name not in self.attuned and not np.array_equal(value, np.asarray(graph.constant(name)))
         }
         wanted = layers(self.model.graph, self.model.analysis.rule)
         used = [

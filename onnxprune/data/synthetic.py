@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from onnxprune.algebra.graph import Graph, Op
+from onnxprune.algebra.graph import Graph
 from onnxprune.data.inputs import Feed, Shapes, synthesise
 from onnxprune.data.runtime import ExecutionError
 from onnxprune.data.sampling import batch_rows, batched, is_open
 from onnxprune.model.record import Array
 from onnxprune.model.tensors import FLOATS
+from onnxprune.recovery.recalibration import MEAN, VARIANCE, normalisations
 from onnxprune.recovery.walk import Walk
 
 SAMPLES = 256
@@ -25,7 +26,6 @@ TRIED = 16  # samples that a level is judged by
 LEVELS = ((0.0, 1.0), (0.5, 0.25), (0.0, 0.5), (0.0, 2.0), (127.5, 64.0))  # mean and deviation: what inputs come as
 BLURS = (0.0, 0.5, 1.0, 2.0, 4.0)  # of pictures; one in ten stays as it is
 CLIP = 2.5  # deviations
-MEAN, VARIANCE = 3, 4
 
 
 def synthetic(graph: Graph, shapes: Shapes, seed: int) -> list[Feed]:
@@ -34,7 +34,7 @@ def synthetic(graph: Graph, shapes: Shapes, seed: int) -> list[Feed]:
     Raises:
         ExecutionError: the model does not run on them.
     """
-    best = min(LEVELS, key=lambda level: _distance(graph, shapes, seed, level)) if _normalisations(graph) else LEVELS[0]
+    best = min(LEVELS, key=lambda level: _distance(graph, shapes, seed, level)) if normalisations(graph) else LEVELS[0]
     return _feeds(graph, shapes, seed, best, SAMPLES)
 
 
@@ -68,17 +68,9 @@ def _smooth(rng: np.random.Generator, shape: Sequence[int], level: tuple[float, 
     return np.asarray(level[0] + level[1] * np.clip(contrast * found + offset, -CLIP, CLIP))
 
 
-def _normalisations(graph: Graph) -> list[Op]:
-    return [
-        op
-        for op in graph.ops
-        if op.kind == "BatchNormalization" and not op.home.path and all(map(graph.is_constant, op.ins[1:5]))
-    ]
-
-
 def _distance(graph: Graph, shapes: Shapes, seed: int, level: tuple[float, float]) -> float:
     """How far batch statistics are from the remembered ones."""
-    found = _normalisations(graph)
+    found = normalisations(graph)
     walk = Walk(graph, _feeds(graph, shapes, seed, level, TRIED))
 
     def look(number: int, values: Mapping[str, Array]) -> list[Array]:

@@ -3,31 +3,42 @@
 Where a batch normalisation follows, its mean and variance become those of what it reads by now (BN re-calibration;
 Sun et al., Hybrid Re-calibration, 2019). A layer without one has its outputs scaled and shifted to the mean and the
 deviation that they had in the dense model (REPAIR; Jordan et al., 2023).
+
+The other way round, a normalisation's statistics become those of inputs that were made up (`attuned`): what comes out
+then has the mean and the deviation that it has on real inputs, and what lies behind it reads what it was made for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 
-from onnxprune.algebra.graph import Op
-from onnxprune.algebra.linear import Bias, Linear
+from onnxprune.algebra.graph import Graph, Op
+from onnxprune.algebra.linear import Bias, Linear, is_free
+from onnxprune.data.inputs import Feed
 from onnxprune.model.record import Array
 from onnxprune.recovery.moments import Matrix
 from onnxprune.recovery.sequence import Pass, Step
-from onnxprune.recovery.walk import Walk
+from onnxprune.recovery.walk import Values, Walk
 
 MEAN, VARIANCE = 3, 4
 BOUNDS = 0.5, 2.0  # of the factor by which a deviation is repaired
+FAINTEST = 1e-3  # of the remembered variance, below which nothing is amplified
 
 
 class Recalibration(Pass):
     """One pass that repairs statistics."""
 
+    @cached_property
+    def normalisations(self) -> set[int]:
+        """The places of those whose statistics can be written."""
+        return {op.index for op in normalisations(self.graph)}
+
     def visit(self, op: Op, place: int, changed: Collection[str]) -> Step | None:
         """Re-calibrate a normalisation, or repair a layer that has none."""
-        if op.kind == "BatchNormalization" and not op.domain and all(map(self.graph.is_constant, op.ins[1:])):
+        if op.index in self.normalisations:
             return self._recalibrate(op, place)
         linear = self.linears.get(op.index)
         if linear is None or linear.bias is None or self._is_normalized(linear):
@@ -63,6 +74,28 @@ class Recalibration(Pass):
         alive = weight.any(2).ravel() | (old.ravel() != 0)
         self.put(added.name, np.where(alive, bias, 0).reshape(old.shape).astype(old.dtype))
         return Step(linear.op.label, ridge=np.inf)
+
+
+def normalisations(graph: Graph) -> list[Op]:
+    """The normalisations of the main graph whose scale, shift and statistics are constants."""
+    found = [op for op in graph.ops if op.kind == "BatchNormalization" and not (op.domain or op.home.path)]
+    return [op for op in found if all(map(graph.is_constant, op.ins[1:5]))]
+
+
+def attuned(graph: Graph, feeds: Sequence[Feed]) -> Values:
+    """The statistics of every normalisation, as they are on these inputs, each behind the ones before it."""
+    walk = Walk(graph, feeds, {})
+    wanted = {
+        op.index for op in normalisations(graph) if all(is_free(graph, op.ins[slot]) for slot in (MEAN, VARIANCE))
+    }
+    for place, op in enumerate(walk.ops):
+        if op.index in wanted:
+            walk.advance(place)
+            old = [np.asarray(graph.constant(op.ins[slot])) for slot in (MEAN, VARIANCE)]
+            mean, variance = _moments(walk, op.ins[0], 1)
+            walk.values[op.ins[MEAN]] = mean.astype(old[0].dtype)
+            walk.values[op.ins[VARIANCE]] = np.maximum(variance, FAINTEST * old[1]).astype(old[1].dtype)
+    return walk.values
 
 
 def _moments(walk: Walk, tensor: str, axis: int) -> tuple[Matrix, Matrix]:

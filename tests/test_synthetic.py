@@ -9,7 +9,7 @@ import pytest
 from onnxprune.algebra.graph import Graph
 from onnxprune.data import synthetic as module
 from onnxprune.data.inputs import Feed
-from onnxprune.data.synthetic import CLIP, FEW, LEVELS, SAMPLES, synthetic
+from onnxprune.data.synthetic import CLIP, FEW, LEAST, LEVELS, MOST, WORK, synthetic
 from tests.laws import analyse, parse
 from tests.linears import replaced
 
@@ -59,7 +59,7 @@ def test_there_are_enough_of_every_type_and_within_their_ranges() -> None:
     for value in own.inputs:
         found = together(feeds, value.name)
         wanted = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-        assert found.shape == (SAMPLES, *SHAPES[value.name][1:])
+        assert found.shape == (MOST, *SHAPES[value.name][1:])
         assert found.dtype == (object if value.name == "s" else wanted)
     assert set(np.unique(together(feeds, "i"))) == set(range(11))
     assert len(np.unique(together(feeds, "c"))) > 200
@@ -83,7 +83,7 @@ def test_the_seed_decides() -> None:
 
 def test_no_two_rows_are_alike() -> None:
     rows = together(synthetic(graph(MIXED), SHAPES, 0), "x")
-    assert len({row.tobytes() for row in rows}) == SAMPLES
+    assert len({row.tobytes() for row in rows}) == MOST
 
 
 def test_pictures_are_smooth_and_channels_go_their_own_way() -> None:
@@ -105,7 +105,7 @@ def test_rows_differ_in_contrast_and_offset() -> None:
 def test_a_normalisation_knows_the_level(level: tuple[float, float]) -> None:
     own = analyse(remembering(*level)).graph
     found = synthetic(own, PICTURE, 0)
-    assert same(found, module._feeds(own, PICTURE, 0, level, SAMPLES))
+    assert same(found, module._feeds(own, PICTURE, 0, level, MOST))
     values = together(found, "x")
     assert values.mean() == pytest.approx(level[0], abs=0.2 * level[1])
     assert np.abs(values - level[0]).max() <= CLIP * level[1] * 1.001
@@ -114,7 +114,7 @@ def test_a_normalisation_knows_the_level(level: tuple[float, float]) -> None:
 def test_the_means_count_beside_the_variances() -> None:
     """Where deviations alone say standard inputs, the mean says bytes."""
     own = analyse(remembering(127.5, 1)).graph
-    assert same(synthetic(own, PICTURE, 0), module._feeds(own, PICTURE, 0, LEVELS[-1], SAMPLES))
+    assert same(synthetic(own, PICTURE, 0), module._feeds(own, PICTURE, 0, LEVELS[-1], MOST))
 
 
 def test_a_level_at_which_the_model_does_not_run_is_not_chosen() -> None:
@@ -134,4 +134,9 @@ def test_without_a_normalisation_that_remembers_inputs_are_standard() -> None:
     model = parse(text.replace("n = BatchNormalization(x, scale, b, m,", "n = BatchNormalization(x, scale, b, p,"))
     replaced(model, "m", lambda array: array.fill(127.5))
     own = analyse(model).graph
-    assert same(synthetic(own, PICTURE, 0), module._feeds(own, PICTURE, 0, LEVELS[0], SAMPLES))
+    assert same(synthetic(own, PICTURE, 0), module._feeds(own, PICTURE, 0, LEVELS[0], MOST))
+
+
+@pytest.mark.parametrize(("macs", "rows"), [(1, MOST), (int(WORK / 500), 500), (int(WORK), LEAST)])
+def test_there_are_fewer_rows_for_a_model_that_takes_long(macs: int, rows: int) -> None:
+    assert len(together(synthetic(graph(NORMALISED), PICTURE, 0, macs), "x")) == rows

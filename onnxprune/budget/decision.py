@@ -12,6 +12,7 @@ from onnxprune.algebra.closure import Mask
 from onnxprune.algebra.cost import CostModel
 from onnxprune.algebra.graph import Graph
 from onnxprune.algebra.linear import layers
+from onnxprune.budget import sensitivity
 from onnxprune.budget.curves import Curve
 from onnxprune.budget.ranking import needs
 from onnxprune.budget.study import Candidate, Study, Trial, carried
@@ -69,6 +70,8 @@ def decide(bench: Bench, recipe: Recipe, effort: Effort, progress: Callable[[str
     if wanted and not bench.calibration and effort.recover == "none":
         raise UsageError(f"Criterion {recipe.criterion!r} needs {' and '.join(sorted(wanted))}: give --data.")
     plain = is_plain(recipe, effort)
+    if effort.sensitivity is not None and (plain or recipe.ratio is not None or effort.schedule == "scores"):
+        raise UsageError("No loss curves are needed for this budget: leave out --sensitivity, or --ratio and the like.")
     why = "" if plain or not bench.model.analysis.units else _why_not(bench)
     if plain or why or not bench.model.analysis.units:
         if why and wanted:
@@ -102,7 +105,7 @@ def _why_not(bench: Bench) -> str:
 def _studied(bench: Bench, recipe: Recipe, effort: Effort, progress: Callable[[str], None]) -> Decided:
     model = bench.model
     try:
-        feeds = bench.calibration or synthetic(model.graph, bench.shapes, recipe.seed)
+        feeds = bench.calibration or made_up(bench, recipe.seed)
         study = _study(bench, feeds, recipe, effort, progress)
         best = study.best(recipe.criterion or DEFAULT, recipe.budget, effort.schedule)
         helps = bool(best.steps) and study.helps(best)
@@ -138,11 +141,23 @@ def _studied(bench: Bench, recipe: Recipe, effort: Effort, progress: Callable[[s
     return Decided(plan, final, cut, note, study.tried, study.losses)
 
 
+def made_up(bench: Bench, seed: int) -> list[Feed]:
+    """Calibration batches for want of data.
+
+    Raises:
+        ExecutionError: the model does not run on them.
+    """
+    cost = CostModel(bench.model.analysis, bench.shapes)
+    return synthetic(bench.model.graph, bench.shapes, seed, cost.dense.macs)
+
+
 def _study(
     bench: Bench, feeds: Sequence[Feed], recipe: Recipe, effort: Effort, progress: Callable[[str], None]
 ) -> Study:
     study = Study(bench.model, feeds, bench.shapes, recipe.seed, effort.recover, progress, blind=not bench.calibration)
     study.labels = bench.calibration_labels
+    if effort.sensitivity is not None:
+        study.known = sensitivity.known(effort.sensitivity, study, recipe.criterion or DEFAULT).curves
     metric, labels = bench.metric, bench.labels
     if metric is not None and labels is not None:
         dense = catalogue.measure(metric, bench.session, bench.feeds, labels)
@@ -167,7 +182,7 @@ def refitted(bench: Bench, plan: Plan, removed: Mask, progress: Callable[[str], 
     if plan.samples and not bench.calibration:
         raise UsageError("The plan was made with data: give the same --data, or --recover none to leave weights alone.")
     seed = plan.seed
-    feeds = bench.calibration if plan.samples else synthetic(model.graph, bench.shapes, seed)
+    feeds = bench.calibration if plan.samples else made_up(bench, seed)
     blind = not plan.samples
     study = Study(model, feeds, bench.shapes, seed, str(recovery["recover"]), progress, blind=blind)
     record, _ = study.finished(carried(removed, model.analysis, study.analysis))

@@ -20,7 +20,8 @@ from onnxprune.model.tensors import FLOATS
 from onnxprune.recovery.recalibration import MEAN, VARIANCE, normalisations
 from onnxprune.recovery.walk import Walk
 
-SAMPLES = 256
+LEAST, MOST = 256, 768  # samples: the least; and, of a model that is run quickly, the most
+WORK = 3e10  # multiply-accumulates that more than the least may take
 FEW = 64  # runs of a model whose batch is fixed
 TRIED = 16  # samples that a level is judged by
 LEVELS = ((0.0, 1.0), (0.5, 0.25), (0.0, 0.5), (0.0, 2.0), (127.5, 64.0))  # mean and deviation: what inputs come as
@@ -28,14 +29,20 @@ BLURS = (0.0, 0.5, 1.0, 2.0, 4.0)  # of pictures; one in ten stays as it is
 CLIP = 2.5  # deviations
 
 
-def synthetic(graph: Graph, shapes: Shapes, seed: int) -> list[Feed]:
+def synthetic(graph: Graph, shapes: Shapes, seed: int, macs: int = 0) -> list[Feed]:
     """Seeded calibration batches.
+
+    Args:
+        graph: the model.
+        shapes: of its inputs.
+        seed: of everything random.
+        macs: of one row; the fewer, the more rows there are.
 
     Raises:
         ExecutionError: the model does not run on them.
     """
     best = min(LEVELS, key=lambda level: _distance(graph, shapes, seed, level)) if normalisations(graph) else LEVELS[0]
-    return _feeds(graph, shapes, seed, best, SAMPLES)
+    return _feeds(graph, shapes, seed, best, min(MOST, max(LEAST, int(WORK / max(macs, 1)))))
 
 
 def _feeds(graph: Graph, shapes: Shapes, seed: int, level: tuple[float, float], samples: int) -> list[Feed]:

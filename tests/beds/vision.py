@@ -17,6 +17,20 @@ PHOTOS = {  # of scikit-image; what is calibrated on shows nothing of what is me
     "calibration": ("astronaut", "brick", "camera", "cell", "coffee", "gravel", "ihc", "page", "retina"),
     "test": ("chelsea", "clock_motion", "coins", "grass", "hubble_deep_field", "moon", "motorcycle_left", "rocket"),
 }
+THINGS = (  # photographs of Tux Paint, cut out: what is calibrated on has things in front of it, as photos have
+    "animals",
+    "clothes",
+    "food",
+    "hobbies",
+    "household",
+    "medical",
+    "military",
+    "plants",
+    "sports",
+    "town/houses",
+    "town/monuments",
+    "vehicles",
+)
 FACE = 24
 TEST_SEED = 12345  # what is measured on does not change with the seed of a row
 
@@ -43,6 +57,31 @@ def crops(part: str, count: int, seed: int) -> Array:
         left, top = (int(rng.integers(0, size - side + 1)) for size in photo.size)
         square = photo.crop((left, top, left + side, top + side)).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
         found.append(np.asarray(square)[:, :: rng.choice((-1, 1))])
+    return normalised(np.stack(found))
+
+
+@cache
+def things() -> list[Path]:
+    """Photographed things on a transparent ground."""
+    folder = data.debian("tuxpaint-stamps-default") / "usr" / "share" / "tuxpaint" / "stamps"
+    found = sorted(path for name in THINGS for path in (folder / name).rglob("*.png"))
+    return [path for path in found if "cartoon" not in path.parts]
+
+
+def with_things(pixels: Array, seed: int) -> Array:
+    """A thing in front of every crop, from half its size to a little more than all of it."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for crop in pixels:
+        square = Image.fromarray(np.clip(np.round(crop.transpose(1, 2, 0) * 128 + 127), 0, 255).astype(np.uint8))
+        thing = Image.open(things()[int(rng.integers(len(things())))]).convert("RGBA")
+        scale = rng.uniform(0.5, 1.1) * SIDE / max(thing.size)
+        size = tuple(max(1, int(length * scale)) for length in thing.size)
+        thing = thing.resize(size, Image.Resampling.BICUBIC)
+        gaps = [SIDE - length for length in thing.size]
+        corner = tuple(int(rng.integers(min(0, gap), max(0, gap) + 1)) for gap in gaps)
+        square.paste(thing, corner, thing)
+        found.append(np.asarray(square))
     return normalised(np.stack(found))
 
 
@@ -81,7 +120,7 @@ def efficientnet(context: Context) -> Bed:
 
 
 def _photo_samples(seed: int) -> Feed:
-    return {"input": crops("calibration", CALIBRATION, seed)}
+    return {"input": with_things(crops("calibration", CALIBRATION, seed), seed)}
 
 
 @cache

@@ -15,16 +15,19 @@ from onnxprune.api import explainer as explainer
 from onnxprune.api import inspect as inspect
 from onnxprune.api import plan as plan
 from onnxprune.api import prune as prune
-from onnxprune.api import read_plan as read_plan
 from onnxprune.api import run as run
-from onnxprune.api import verify as verify
+from onnxprune.comparing.verb import compare as compare
 from onnxprune.errors import FileError as FileError
 from onnxprune.errors import ProviderError as ProviderError
 from onnxprune.errors import PruneError as PruneError
 from onnxprune.errors import RefusedError as RefusedError
 from onnxprune.errors import UsageError as UsageError
+from onnxprune.latency.bench import bench as bench
 from onnxprune.plan import Plan as Plan
 from onnxprune.plan import Recipe as Recipe
+from onnxprune.replay import read_plan as read_plan
+from onnxprune.sensitivity import sensitivity as sensitivity
+from onnxprune.verification.verb import verify as verify
 
 __all__ = [
     "FileError",
@@ -35,11 +38,14 @@ __all__ = [
     "RefusedError",
     "UsageError",
     "apply",
+    "bench",
+    "compare",
     "explainer",
     "inspect",
     "plan",
     "prune",
     "read_plan",
     "run",
+    "sensitivity",
     "verify",
 ]

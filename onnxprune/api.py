@@ -11,6 +11,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, overload
 
+import numpy as np
+
 from onnxprune import passes as pass_table
 from onnxprune import plan as plans
 from onnxprune.algebra.analysis import Model
@@ -21,16 +23,17 @@ from onnxprune.budget import decision
 from onnxprune.data import inputs
 from onnxprune.data.inputs import Data, Shapes
 from onnxprune.data.runtime import Session
-from onnxprune.errors import FileError, PruneError, RefusedError, UsageError
+from onnxprune.errors import FileError, PruneError, UsageError
 from onnxprune.metrics.catalogue import Labels
 from onnxprune.metrics.evidence import Bench, Evidence, attempt, check_memory, load_given
 from onnxprune.model import files
 from onnxprune.model.record import Record, Source
 from onnxprune.plan import Effort, Plan, Recipe
-from onnxprune.report.results import Applied, Inspection, Pruned, Ran, Verified
-from onnxprune.surgery import removal, saving
+from onnxprune.replay import blaming_plan, planned_shapes, read_plan
+from onnxprune.report.details import Details
+from onnxprune.report.results import Applied, Inspection, Pruned, Ran
+from onnxprune.surgery import saving
 from onnxprune.verification import proof
-from onnxprune.verification.comparison import compare
 
 Target = str | os.PathLike[str]
 Progress = Callable[[str], None]
@@ -111,6 +114,7 @@ def prune(
     providers: Sequence[str] = ("cpu",),
     in_place: bool = False,
     keep_unverified: bool = False,
+    allow_slower: bool = False,
     progress: Progress = _silent,
     **recipe: Any,
 ) -> Pruned:
@@ -132,6 +136,7 @@ def prune(
         providers: execution providers by name.
         in_place: allow ``out`` to be the source.
         keep_unverified: write even if the proof fails.
+        allow_slower: write even if the result is not as quick as a budget of time asks for.
         progress: called with the name of each stage.
         **recipe: the fields of `onnxprune.plan.Recipe` and `onnxprune.plan.Effort`.
 
@@ -162,9 +167,14 @@ def prune(
         )
         progress("measuring")
         fidelity = proof.fidelity(bench, cut)
+        if decided.clock is not None:
+            keep = wanted.budget.keep or 1.0
+            timings, told = decided.clock.confirmed(cut, keep, allow_slower=allow_slower)
+            fidelity, applied = fidelity.timed(timings), applied.noting(told)
         if target is not None:
             saving.publish(cut, target)
-    return Pruned(decided.plan, applied.noting(decided.note), fidelity, str(target) if target else "")
+    details = Details.of(decided.model, decided.removed, decided.tried, decided.losses)
+    return Pruned(decided.plan, applied.noting(decided.note), fidelity, str(target) if target else "", details)
 
 
 def apply(
@@ -203,9 +213,9 @@ def apply(
     model = Model(Record(source), wanted.protection)
     plans.check_source(wanted, model.record)
     target = _target(model.record, out, in_place=in_place)
-    with _blaming_plan():
+    with blaming_plan():
         removed = plans.removed_by(wanted, model.analysis)
-        planned = _planned_shapes(wanted, model)
+        planned = planned_shapes(wanted, model)
     with _folder(target) as folder:
         if not removed.any():
             _untouched(model, wanted, target, folder)
@@ -220,47 +230,6 @@ def apply(
         )
         saving.publish(cut, target)
     return applied
-
-
-def verify(
-    reference: Source,
-    candidate: Source,
-    *,
-    plan: Plan | Target | None = None,
-    data: Data | None = None,
-    input_shapes: Mapping[str, Sequence[int]] | None = None,
-    providers: Sequence[str] = ("cpu",),
-    seed: int = 0,
-) -> Verified:
-    """Whether two models give the same outputs; with a plan, whether the second is the first with its units zeroed.
-
-    Where the plan recovered, the first takes over the second's kept weights before its units are zeroed.
-
-    Raises:
-        RefusedError: a model or the plan cannot be taken.
-        PruneError: their outputs are not even called the same.
-    """
-    wanted = plan if plan is None or isinstance(plan, Plan) else read_plan(plan)
-    model, other = Model(Record(reference), wanted.protection if wanted else Protection()), Model(Record(candidate))
-    shapes = input_shapes or {}
-    if wanted is not None:
-        plans.check_source(wanted, model.record)
-        with _blaming_plan():
-            removed = plans.removed_by(wanted, model.analysis)
-            shapes = shapes or ({} if data is not None else _planned_shapes(wanted, model))
-    check_memory(other.graph)
-    problem = ""
-    with _folder(None) as folder:
-        first, second = _file(model.record, folder / "reference"), _file(other.record, folder / "candidate")
-        bench = Bench(model, Evidence(data, input_shapes=shapes, providers=providers, seed=seed), first)
-        if wanted is not None:
-            final, gone, problem = decision.adopting(model, other, wanted, removed)
-            first = saving.write(removal.zero(final.analysis, gone), folder / "zeroed", "zeroed.onnx")
-        found = {
-            name: compare(Session(first, name), Session(second, name), [*bench.seeded, *bench.feeds])
-            for name in providers
-        }
-    return Verified(found, "zeroed by the plan" if wanted else "", problem)
 
 
 def run(pass_name: str, source: Source, out: Target, *, in_place: bool = False, **options: Any) -> Ran:
@@ -287,38 +256,6 @@ def run(pass_name: str, source: Source, out: Target, *, in_place: bool = False, 
     return Ran(pass_name, str(target), result.draft is not None, result.numbers)
 
 
-def read_plan(path: Target) -> Plan:
-    """Read a plan file.
-
-    Raises:
-        FileError: it cannot be read.
-        RefusedError: it is not a plan.
-    """
-    files.check_readable(Path(path))
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise FileError(f"Cannot read plan {str(path)!r}: {files.reason(error)}.") from error
-    except UnicodeDecodeError as error:
-        raise RefusedError(f"{str(path)!r} is not a plan: it is no text.") from error
-    return Plan.loads(text, str(path))
-
-
-@contextmanager
-def _blaming_plan() -> Iterator[None]:
-    """What is wrong with a name or a number that a plan gave is wrong with the plan."""
-    try:
-        yield
-    except UsageError as error:
-        raise RefusedError(f"The plan does not fit the model: {error}") from error
-
-
-def _planned_shapes(plan: Plan, model: Model) -> Mapping[str, Sequence[int]]:
-    shapes: dict[str, list[int]] = plan.recipe.get("input_shapes", {})
-    inputs.check_given(model.graph, shapes)
-    return shapes
-
-
 def _recipe(given: Mapping[str, Any]) -> Recipe:
     known = {f.name for f in fields(Recipe)}
     if not set(given) <= known:
@@ -329,7 +266,9 @@ def _recipe(given: Mapping[str, Any]) -> Recipe:
 def _wishes(given: Mapping[str, Any]) -> tuple[Recipe, Effort]:
     efforts = {f.name for f in fields(Effort)}
     effort = Effort(**{name: value for name, value in given.items() if name in efforts})
-    return _recipe({name: value for name, value in given.items() if name not in efforts}), effort
+    recipe = _recipe({name: value for name, value in given.items() if name not in efforts})
+    decision.check_effort(recipe, effort)
+    return recipe, effort
 
 
 @overload
@@ -383,7 +322,8 @@ def _untouched(model: Model, plan: Plan, target: Path | None, folder: Path) -> P
     if target is not None:
         saving.publish(saving.copy(model.record, folder / "made", target.name), target)
     out = str(target) if target else ""
-    return Pruned(plan, Applied.nothing(out, _why_nothing(plan)), None, out)
+    details = Details.of(model, np.zeros(model.analysis.units, dtype=bool))
+    return Pruned(plan, Applied.nothing(out, _why_nothing(plan)), None, out, details)
 
 
 def _why_nothing(plan: Plan) -> str:

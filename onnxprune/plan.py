@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,9 @@ FORMAT = "onnxprune-plan"
 VERSION = 1
 SCHEDULES = ("auto", "scores", "one-shot", "iterative", "dynamic")
 
+RECORDED = ("recover", "schedule", "samples", "data", "labels", "metric", "eval", "allow-overlap", "provider")
+"""What a recipe says beyond what decides alone; a plan remembers it."""
+
 Keep = dict[str, dict[int, list[int]]]
 
 
@@ -37,8 +40,9 @@ class Recipe:
     """What the user asked for.
 
     Attributes:
-        ratio, params, macs, bytes, max_drop: the budget; exactly one is given
+        ratio, params, macs, bytes, latency, max_drop: the budget; exactly one is given
             (see `onnxprune.budget.allocation.Budget`).
+        speedup: the same as a latency of 1 / speedup.
         criterion: the name of a criterion, or a combination of several (`onnxprune criteria` lists them); ``"auto"``
             tries several and keeps the one whose result differs least on held-out data; by default ``obs`` where what
             is left is recovered, else ``l2``.
@@ -56,6 +60,8 @@ class Recipe:
     params: float | None = None
     macs: float | None = None
     bytes: float | None = None
+    latency: float | None = None
+    speedup: float | None = None
     max_drop: float | None = None
     criterion: str | None = None
     step: str | None = None
@@ -83,6 +89,11 @@ class Recipe:
         return Protection(tuple(self.protect), self.protect_first, self.protect_last, *choices)
 
     @property
+    def timed(self) -> bool:
+        """Whether the budget is time."""
+        return self.latency is not None or self.speedup is not None
+
+    @property
     def budget(self) -> Budget:
         """How much goes.
 
@@ -94,8 +105,20 @@ class Recipe:
         if self.seed < 0:
             raise UsageError(f"seed must be at least 0, not {self.seed!r}.")
         align = auto_align() if self.align == "auto" else int(self.align)
-        whole = Budget(self.ratio, self.params, self.macs, self.bytes, self.max_drop, align, self.min_keep)
+        whole = Budget(
+            self.ratio, self.params, self.macs, self.bytes, self._latency, self.max_drop, align, self.min_keep
+        )
         return whole if self.step is None else whole.part(*_fraction(self.step))
+
+    @property
+    def _latency(self) -> float | None:
+        if self.speedup is None:
+            return self.latency
+        if self.latency is not None:
+            raise UsageError("Give one of latency and speedup.")
+        if not self.speedup >= 1:  # NaN fails too
+            raise UsageError(f"speedup must be at least 1, not {self.speedup!r}.")
+        return 1 / self.speedup
 
 
 def _fraction(text: str) -> tuple[int, int]:
@@ -121,11 +144,13 @@ class Effort:
             ``"iterative"`` by curves measured anew after each part of it; ``"dynamic"`` goes in steps that held-out
             data accept or roll back; ``"auto"`` tries the two in the middle.
         samples: how many rows of the data calibrate, at most.
+        sensitivity: a file of loss curves that `onnxprune.sensitivity` measured, so that they need not be again.
     """
 
     recover: str = "auto"
     schedule: str = "auto"
     samples: int = 256
+    sensitivity: str | None = None
 
     def __post_init__(self) -> None:
         if self.recover not in METHODS:
@@ -178,6 +203,11 @@ class Plan:
         ends = bool(self.recipe.get("protect_first")), bool(self.recipe.get("protect_last"))
         choices = str(self.recipe.get("attention", "heads")), bool(self.recipe.get("normalized_axes"))
         return Protection(tuple(names), *ends, *choices)
+
+    def recording(self, asked: Mapping[str, Any]) -> Plan:
+        """The same, with all else that was asked for written into its recipe: effort, data, providers."""
+        said = {name.replace("-", "_"): value for name, value in asked.items() if name in RECORDED}
+        return replace(self, recipe={**self.recipe, **said})
 
     def dumps(self) -> str:
         """The plan as JSON text; the same plan is the same text."""

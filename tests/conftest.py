@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from onnxprune.data import runtime
-from onnxprune.data.runtime import Feed, Session
+from onnxprune.latency.timing import Contender, Limits, Timing, summarise
+from onnxprune.verification import proof
 from tests.material import save, tiny
 
 
@@ -22,7 +22,7 @@ def mlp(tmp_path: Path) -> Path:
 def instant(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what only waits for a clock: a measured latency says nothing about bytes and refusals."""
 
-    def latency(sessions: Sequence[Session], feed: Feed, **given: float) -> list[float]:
-        return [1.0 for _ in sessions]
+    def interleave(contenders: Sequence[Contender], limits: Limits, seed: int) -> list[Timing]:
+        return summarise([[[1e-3]] for _ in contenders])
 
-    monkeypatch.setattr(runtime, "latency", latency)
+    monkeypatch.setattr(proof, "interleave", interleave)

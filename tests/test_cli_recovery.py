@@ -131,7 +131,7 @@ def test_the_result_says_how_it_was_recovered(folder: Path) -> None:
     assert layer.keys() == {"layer", "ridge", "before", "after", "note"}
     assert 0 <= layer["after"] < layer["before"]
     blind = pruned(folder, data="")["recovery"]
-    assert (blind["data"], blind["samples"]) == ("synthetic", 256)
+    assert (blind["data"], blind["samples"]) == ("synthetic", 768)
     means = pruned(folder, "--recover", "mean")["recovery"]
     assert means["layers"][0]["ridge"] == "inf"
     assert pruned(folder, "--recover", "none")["recovery"] == {}

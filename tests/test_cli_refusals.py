@@ -93,7 +93,7 @@ def test_a_model_without_permission_is_an_input_error(folder: Path) -> None:
 # Words in braces are names in the folder. Each case is: exit code, the options after `prune model`, words of the line.
 PRUNE: list[tuple[int, str, str]] = [
     (2, "", "Missing option '-o'"),
-    (2, "-o {new}", "Give one of ratio, params, macs, bytes and max_drop; got none"),
+    (2, "-o {new}", "Give one of ratio, params, macs, bytes, latency, speedup and max_drop; got none"),
     (2, "-o {new} --ratio .5 --macs .5", "got ratio, macs"),
     *(
         (2, f"-o {{new}} --ratio={value}", "ratio must lie in [0, 1]")
@@ -195,7 +195,7 @@ OTHERS: list[tuple[int, str, str]] = [
     (3, "verify {model.onnx} {junk.onnx}", "junk.onnx"),
     (3, "verify {mlp.onnx} {mlp.onnx} --plan {plan.json}", "made for another model"),
     (4, "verify {model.onnx} {model.onnx} --provider cpuu", "'cpuu'"),
-    (2, "verify {model.onnx}", "Missing argument 'CANDIDATE'"),
+    (2, "verify", "Missing argument"),
     (2, "inspect {model.onnx} --input-shape q:1", "No input is called 'q'"),
     (2, "explain {model.onnx} --tensor w11", "Did you mean 'w1'?"),
     (2, "explain {model.onnx} --group 9", "There is no group 9; the model has 1"),

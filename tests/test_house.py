@@ -21,6 +21,7 @@ from onnxprune.rules import RULES
 ROOT = Path(__file__).parents[1]
 CORE = sorted((ROOT / "onnxprune").rglob("*.py"))
 SOURCES = [*CORE, *sorted((ROOT / "passes").rglob("*.py"))]
+TEMPLATES = sorted((ROOT / "onnxprune" / "report" / "templates").iterdir())
 DOORS = {"onnx_graphsurgeon": "rewire.py", "onnxruntime": "runtime.py"}
 
 
@@ -97,7 +98,11 @@ def test_the_wheel_holds_the_two_packages_and_nothing_else(tmp_path: Path) -> No
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
-        tops = {name.split("/")[0] for name in wheel.namelist()}
+        names = wheel.namelist()
+    tops = {name.split("/")[0] for name in names}
+    templates = {f"onnxprune/report/templates/{path.name}" for path in TEMPLATES}
+    assert templates
+    assert templates <= set(names)
     assert tops == {"onnxprune", "onnxprune_passes", f"onnxprune-{_version()}.dist-info"}
 
 

@@ -279,7 +279,7 @@ def test_a_plan_is_for_one_model_only(mlp: Path, plan: Plan) -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({}, "Give one of ratio, params, macs, bytes and max_drop; got none"),
+        ({}, "Give one of ratio, params, macs, bytes, latency, speedup and max_drop; got none"),
         ({"ratio": 0.5, "macs": 0.5}, "got ratio, macs"),
         ({"ratio": -0.1}, "ratio must lie in [0, 1], not -0.1"),
         ({"ratio": 1.5}, "not 1.5"),

@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from onnxprune.data.runtime import Session
 from onnxprune.errors import PruneError, UsageError
 from onnxprune.metrics.catalogue import METRICS, measure
-from onnxprune.verification.comparison import TOLERANCE, Comparison, compare, failures, forgive_rounding
+from onnxprune.verification.comparison import (
+    BY_TYPE,
+    TOLERANCE,
+    Comparison,
+    Rules,
+    compare,
+    failures,
+    forgive_rounding,
+)
 
 Array = NDArray[Any]
 
@@ -35,10 +43,10 @@ def fake(*runs: Any) -> Session:
     return cast(Session, Fake(*([value] for value in runs)))
 
 
-def compared(reference: Any, candidate: Any, dense: Any = None) -> Comparison:
+def compared(reference: Any, candidate: Any, dense: Any = None, rules: Rules = BY_TYPE) -> Comparison:
     """One output of one run each."""
     third = None if dense is None else fake(dense)
-    (found,) = compare(fake(reference), fake(candidate), [{"run": 0}], third)  # type: ignore[dict-item]
+    (found,) = compare(fake(reference), fake(candidate), [{"run": 0}], third, rules)  # type: ignore[dict-item]
     return found
 
 
@@ -85,14 +93,65 @@ def test_a_factor_of_101_percent_fails(numbers: NDArray[np.float64]) -> None:
     assert not compared(numbers.astype(np.float32), (1.01 * numbers).astype(np.float32))
 
 
+def spoilt(numbers: NDArray[np.float64], value: float, place: tuple[int, int] = (0, 0)) -> NDArray[np.float64]:
+    """The numbers with one that is not finite."""
+    found = numbers.copy()
+    found[place] = value
+    return found
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("where", ["reference", "candidate", "both"])
-def test_what_is_not_finite_proves_nothing(numbers: NDArray[np.float64], bad: float, where: str) -> None:
-    spoilt = numbers.copy()
-    spoilt[0, 0] = bad
-    found = compared(spoilt if where != "candidate" else numbers, spoilt if where != "reference" else numbers)
+@pytest.mark.parametrize("where", ["reference", "candidate"])
+@pytest.mark.parametrize("equal_nan", [False, True])
+def test_what_is_not_finite_on_one_side_only_is_a_difference(
+    numbers: NDArray[np.float64], bad: float, where: str, equal_nan: bool
+) -> None:
+    pair = (spoilt(numbers, bad), numbers) if where == "reference" else (numbers, spoilt(numbers, bad))
+    found = compared(*pair, rules=Rules(equal_nan=equal_nan))
     assert not found
-    assert "NaN or infinite" in found.problem
+    assert "1 values are" in found.problem
+
+
+def test_nan_in_both_is_no_agreement_unless_the_user_says_so(numbers: NDArray[np.float64]) -> None:
+    bad = spoilt(numbers, np.nan)
+    found = compared(bad, bad)
+    assert not found
+    assert "--equal-nan" in found.problem
+    found = compared(bad, bad, rules=Rules(equal_nan=True))
+    assert found
+    assert found.nonfinite == 1
+    assert not compared(bad, spoilt(numbers, np.nan, (1, 1)), rules=Rules(equal_nan=True))
+
+
+@pytest.mark.parametrize("rules", [Rules(), Rules(equal_nan=True)])
+def test_infinite_values_must_be_alike_in_place_and_sign(numbers: NDArray[np.float64], rules: Rules) -> None:
+    found = compared(spoilt(numbers, -np.inf), spoilt(numbers, -np.inf), rules=rules)
+    assert found
+    assert found.nonfinite == 1
+    assert not compared(spoilt(numbers, np.inf), spoilt(numbers, -np.inf), rules=rules)
+    assert not compared(spoilt(numbers, np.inf), spoilt(numbers, np.inf, (1, 1)), rules=rules)
+    assert not compared(spoilt(numbers, np.inf), spoilt(numbers, np.nan), rules=rules)
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+def test_the_finite_rest_is_compared_as_ever(numbers: NDArray[np.float64], bad: float) -> None:
+    found = compared(spoilt(numbers, bad), spoilt(1.01 * numbers, bad), rules=Rules(equal_nan=True))
+    assert not found
+    assert found.relative > TOLERANCE["float64"]
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+def test_what_was_never_finite_proves_nothing(bad: float) -> None:
+    nothing = np.full((2, 3), bad)
+    found = compared(nothing, nothing, rules=Rules(equal_nan=True))
+    assert not found
+    assert "finite in no run" in found.problem
+
+
+def test_a_tolerance_of_the_users_own_is_of_floats_only(numbers: NDArray[np.float64]) -> None:
+    assert compared(numbers, 1.01 * numbers, rules=Rules(0.02))
+    assert not compared(numbers, 1.01 * numbers, rules=Rules(0.001))
+    assert not compared(np.array([100, 0]), np.array([101, 0]), rules=Rules(0.5))
 
 
 def test_one_bad_run_among_good_ones_fails(numbers: NDArray[np.float64]) -> None:

@@ -29,7 +29,7 @@ class Cost:
         return asdict(self)
 
 
-class _Products:
+class Products:
     """Products of axis sizes, evaluated for any set of widths at once."""
 
     def __init__(self, analysis: Analysis, terms: Iterable[Sequence[Axis]], shapes: Graph) -> None:
@@ -52,6 +52,7 @@ class _Products:
         self.constant = np.array(constant, dtype=np.int64)
 
     def __call__(self, widths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The products at these widths."""
         padded = np.append(widths, 1)
         factors = padded[self.index].prod(axis=1) if self.index.size else 1
         products: NDArray[np.int64] = self.constant * factors
@@ -76,11 +77,12 @@ class CostModel:
             if n not in graph.copies and graph.constant_tensor(n).data_type not in WHOLE_TYPES
         ]
         self._analysis = analysis
-        self._params = _Products(analysis, ([(n, a) for a in range(len(graph.shapes[n]))] for n in weights), graph)
+        self._params = Products(analysis, ([(n, a) for a in range(len(graph.shapes[n]))] for n in weights), graph)
         self._bits = np.array([bits(graph.constant_tensor(name)) for name in weights], dtype=np.int64)
         self._codes = np.array([analysis.codes.in_one_element(name) for name in weights], dtype=np.int64)
-        stated = (fact for facts in analysis.facts for fact in facts if isinstance(fact, Macs))
-        self._macs = _Products(analysis, (fact.axes for fact in stated), bound)
+        stated = [(n, f) for n, facts in enumerate(analysis.facts) for f in facts if isinstance(f, Macs)]
+        self._macs = Products(analysis, (fact.axes for _, fact in stated), bound)
+        self._places = np.array([place for place, _ in stated], dtype=np.int64)
         self._copies = [pair for pair in graph.copies.items() if _differ(analysis, *pair)]
         self._structure = graph.record.nbytes - sum(nbytes(graph.constant_tensor(n)) for n in weights)
 
@@ -92,6 +94,12 @@ class CostModel:
         copied, copied_bytes = self._copied(removed)
         params = int((elements * self._codes).sum()) + copied
         return Cost(params, self._structure + weight_bytes + copied_bytes, int(self._macs(widths).sum()))
+
+    def macs_by_node(self, removed: Mask) -> NDArray[np.int64]:
+        """For each node of the graph, the multiply-accumulates of one run once these units are gone."""
+        found = np.zeros(len(self._analysis.graph.ops), dtype=np.int64)
+        np.add.at(found, self._places, self._macs(self._analysis.widths(removed)))
+        return found
 
     def _copied(self, removed: Mask) -> tuple[int, int]:
         """The elements and bytes of copies of shared vectors that are cut otherwise than the vector itself."""

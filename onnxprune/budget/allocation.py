@@ -16,19 +16,20 @@ from onnxprune.algebra.cost import CostModel
 from onnxprune.budget.ranking import Ranking
 from onnxprune.errors import PruneError, UsageError
 
-Measure = Literal["params", "macs", "bytes"]
-MEASURES: tuple[Measure, ...] = ("params", "macs", "bytes")
+Measure = Literal["params", "macs", "bytes", "latency"]
+MEASURES: tuple[Measure, ...] = ("params", "macs", "bytes", "latency")
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much to remove. Exactly one of ``ratio``, ``params``, ``macs``, ``bytes`` and ``max_drop`` is given.
+    """How much to remove. Exactly one of ``ratio``, the `MEASURES` and ``max_drop`` is given.
 
     Attributes:
         ratio: the fraction of each group's units to remove, in [0, 1].
         params: the fraction of the model's parameters to keep, in (0, 1].
         macs: the fraction of the model's multiply-accumulates to keep, in (0, 1].
         bytes: the fraction of the model's file to keep, in (0, 1].
+        latency: the fraction of the model's time to keep, in (0, 1], as measured on this machine.
         max_drop: how much worse the model may become, in [0, 1]; as much goes as that allows.
         align: kept widths are multiples of this where a group is wide enough; 1 for any width.
         min_keep: the units that every group keeps at least.
@@ -38,6 +39,7 @@ class Budget:
     params: float | None = None
     macs: float | None = None
     bytes: float | None = None
+    latency: float | None = None
     max_drop: float | None = None
     align: int = 1
     min_keep: int = 1
@@ -45,7 +47,8 @@ class Budget:
     def __post_init__(self) -> None:
         given = {n: v for n in ("ratio", *MEASURES, "max_drop") if (v := getattr(self, n)) is not None}
         if len(given) != 1:
-            raise UsageError(f"Give one of ratio, params, macs, bytes and max_drop; got {', '.join(given) or 'none'}.")
+            names = "ratio, params, macs, bytes, latency, speedup and max_drop"
+            raise UsageError(f"Give one of {names}; got {', '.join(given) or 'none'}.")
         name, value = next(iter(given.items()))
         if not 0 <= value <= 1:  # NaN fails too
             raise UsageError(f"{name} must lie in [0, 1], not {value!r}.")
@@ -63,7 +66,12 @@ class Budget:
             raise UsageError("A loss cannot be divided into steps; give a ratio, params, macs or bytes.")
         if self.ratio is not None:
             return replace(self, ratio=1 - (1 - self.ratio) ** (step / steps))
-        return replace(self, **{self.measure: (self.keep or 0.0) ** (step / steps)})
+        return self.keeping((self.keep or 0.0) ** (step / steps))
+
+    def keeping(self, keep: float) -> Budget:
+        """The same budget with another fraction to keep."""
+        changed: dict[str, float] = {self.measure: keep}
+        return replace(self, **changed)  # type: ignore[arg-type]
 
     @property
     def measure(self) -> Measure:

@@ -48,18 +48,42 @@ class Curve:
         return Curve(self.order, self.counts, self.losses**power)
 
 
-def shapeless(analysis: Analysis, ranking: Ranking, budget: Budget, removed: Mask) -> list[Curve]:
-    """Curves of which only the counts are known; losses are the fraction of the group's units that went."""
-    return [_shapeless(analysis, ranking, budget, removed, group) for group in range(analysis.groups)]
+def shapeless(
+    analysis: Analysis,
+    ranking: Ranking,
+    budget: Budget,
+    removed: Mask,
+    widths: Callable[[int], Sequence[int]] | None = None,
+) -> list[Curve]:
+    """Curves of which only the counts are known; losses are the fraction of the group's units that went.
+
+    Args:
+        analysis: the model's units.
+        ranking: the order in which they go.
+        budget: its alignment, and the units that every group keeps at least.
+        removed: what is gone by now.
+        widths: of a group, the numbers of units that may stay, in the place of the alignment.
+    """
+    return [_shapeless(analysis, ranking, budget, removed, group, widths) for group in range(analysis.groups)]
 
 
-def _shapeless(analysis: Analysis, ranking: Ranking, budget: Budget, removed: Mask, group: int) -> Curve:
+def _shapeless(
+    analysis: Analysis,
+    ranking: Ranking,
+    budget: Budget,
+    removed: Mask,
+    group: int,
+    allowed: Callable[[int], Sequence[int]] | None,
+) -> Curve:
     units = analysis.members(group)
     left = units[~removed[units]]
     order = left[np.argsort(ranking.scores[left], kind="stable")]
     least = len(units) if group in ranking.unscored else min(len(units), budget.min_keep)
-    step = aligned_step(len(units), budget.align, analysis.width_per_unit(group))
-    widths = np.arange(-(-least // step) * step, len(left) + 1, step)
+    if allowed is not None:
+        widths = np.array([width for width in allowed(group) if width >= least], dtype=np.int64)
+    else:
+        step = aligned_step(len(units), budget.align, analysis.width_per_unit(group))
+        widths = np.arange(-(-least // step) * step, len(left) + 1, step)
     counts = np.unique([0, *(len(left) - widths[widths <= len(left)])])
     return Curve(order, counts, (counts + len(units) - len(left)) / len(units))
 
@@ -78,7 +102,7 @@ def measured(
     """
     held_out.start(statistics.values)
     base = held_out.loss(statistics.values).error
-    starts = [_place(statistics, curve) for curve in plain]
+    starts = [place_of(statistics, curve) for curve in plain]
     found: dict[int, Curve] = {}
     for group in np.argsort(starts, kind="stable"):
         curve, start = plain[group], starts[group]
@@ -94,7 +118,7 @@ def measured(
     return [found[group] for group in range(len(plain))]
 
 
-def _place(statistics: Statistics, curve: Curve) -> int:
+def place_of(statistics: Statistics, curve: Curve) -> int:
     """The first node of the main graph that reads a constant which these units lie on."""
     mask = np.zeros(statistics.analysis.units, dtype=bool)
     mask[curve.order] = True

@@ -13,6 +13,7 @@ from onnxprune.algebra.cost import CostModel
 from onnxprune.algebra.graph import Graph
 from onnxprune.algebra.linear import layers
 from onnxprune.budget import sensitivity
+from onnxprune.budget.clock import Clock
 from onnxprune.budget.curves import Curve
 from onnxprune.budget.ranking import needs
 from onnxprune.budget.study import Candidate, Study, Trial, carried
@@ -48,6 +49,7 @@ class Decided:
         removed: the units of that model that go.
         note: what the user should know.
         tried: the candidates, if any were judged.
+        clock: what a budget of time was measured with.
         losses: the loss curves of the dense model, group by group, if they were measured.
     """
 
@@ -57,6 +59,7 @@ class Decided:
     note: str = ""
     tried: Sequence[Trial] = ()
     losses: Sequence[Curve] = ()
+    clock: Clock | None = None
 
 
 def decide(bench: Bench, recipe: Recipe, effort: Effort, progress: Callable[[str], None]) -> Decided:
@@ -70,12 +73,12 @@ def decide(bench: Bench, recipe: Recipe, effort: Effort, progress: Callable[[str
     if wanted and not bench.calibration and effort.recover == "none":
         raise UsageError(f"Criterion {recipe.criterion!r} needs {' and '.join(sorted(wanted))}: give --data.")
     plain = is_plain(recipe, effort)
-    if effort.sensitivity is not None and (plain or recipe.ratio is not None or effort.schedule == "scores"):
-        raise UsageError("No loss curves are needed for this budget: leave out --sensitivity, or --ratio and the like.")
     why = "" if plain or not bench.model.analysis.units else _why_not(bench)
     if plain or why or not bench.model.analysis.units:
         if why and wanted:
             raise UsageError(f"Criterion {recipe.criterion!r} cannot be used here: {why}.")
+        if why and recipe.timed:
+            raise UsageError(f"A budget of time cannot be met here: {why}.")
         if why and recipe.max_drop is not None:
             raise UsageError(f"How much this model becomes worse cannot be measured: {why}.")
         progress("scoring")
@@ -84,12 +87,24 @@ def decide(bench: Bench, recipe: Recipe, effort: Effort, progress: Callable[[str
     return _studied(bench, recipe, effort, progress)
 
 
+def check_effort(recipe: Recipe, effort: Effort) -> None:
+    """Refuse loss curves that would go unused.
+
+    Raises:
+        UsageError: nothing is spent by loss curves.
+    """
+    plain = is_plain(recipe, effort) or recipe.ratio is not None or effort.schedule == "scores"
+    if effort.sensitivity is not None and plain:
+        raise UsageError(
+            "This budget is not spent by loss curves: leave out --sensitivity, or give --params, --macs, --bytes or"
+            " --max-drop, and neither --schedule scores nor --recover none."
+        )
+
+
 def is_plain(recipe: Recipe, effort: Effort) -> bool:
     """Whether the weights alone decide, and stay as they are."""
-    data_wanted = (
-        needs(recipe.criterion or "") - {"nothing"} or recipe.criterion == "auto" or recipe.max_drop is not None
-    )
-    return effort.recover == "none" and not data_wanted
+    measured = recipe.max_drop is not None or recipe.timed or recipe.criterion == "auto"
+    return effort.recover == "none" and not measured and not needs(recipe.criterion or "") - {"nothing"}
 
 
 def _why_not(bench: Bench) -> str:
@@ -107,11 +122,15 @@ def _studied(bench: Bench, recipe: Recipe, effort: Effort, progress: Callable[[s
     try:
         feeds = bench.calibration or made_up(bench, recipe.seed)
         study = _study(bench, feeds, recipe, effort, progress)
+        if recipe.timed:
+            study.clock = Clock(bench, study.analysis, progress)
+            study.cost = study.clock.cost
+            study.widths = study.clock.widths if recipe.align == "auto" else None
         best = study.best(recipe.criterion or DEFAULT, recipe.budget, effort.schedule)
         helps = bool(best.steps) and study.helps(best)
         record, steps = study.finished(best.removed) if helps else (model.record, [])
     except ExecutionError as error:
-        if recipe.max_drop is not None or needs(recipe.criterion or "") - {"nothing"}:
+        if recipe.timed or recipe.max_drop is not None or needs(recipe.criterion or "") - {"nothing"}:
             raise
         found = plans.decide(model, recipe, bench.shapes)
         note = f"Nothing was recovered: a part of the model does not run by itself ({error})."
@@ -138,7 +157,7 @@ def _studied(bench: Bench, recipe: Recipe, effort: Effort, progress: Callable[[s
             _told(best, blind=not bench.calibration, helps=helps or effort.recover == "none"),
         ]
     )
-    return Decided(plan, final, cut, note, study.tried, study.losses)
+    return Decided(plan, final, cut, note, study.tried, study.losses, study.clock)
 
 
 def made_up(bench: Bench, seed: int) -> list[Feed]:

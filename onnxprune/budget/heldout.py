@@ -67,24 +67,23 @@ class HeldOut:
         """Let all models that are compared from here on share these values up to where they are told apart."""
         self._walk = Walk(self.graph, self.feeds, values)
 
-    def loss(self, values: Mapping[str, Array], place: int = 0) -> Loss:
+    def loss(self, values: Mapping[str, Array], place: int = 0, *, fed: bool = False) -> Loss:
         """Compare a model.
 
         Args:
             values: what its constants hold.
             place: the first node, counted in the main graph, that reads another value than `start` was given; calls
                 with growing places are cheap.
+            fed: whether the values that `start` was not given are inputs of one session, which the next call takes
+                over if it changes the same constants.
         """
         if place < self._walk.at:
             self.start(self._walk.values)
         self._walk.advance(place)
-        shared, self._walk.values = self._walk.values, dict(values)
         try:
-            found = list(self._walk.map(self.outputs, self._compare))
+            found = self._walk.tried(self.outputs, self._compare, dict(values), fed=fed)
         except ExecutionError:
             return Loss(np.inf, 0.0)
-        finally:
-            self._walk.values = shared
         squares, same, rows = (sum(part) for part in zip(*found, strict=True))
         scaled = [total / self._variances[name] for name, total in zip(self.outputs, squares, strict=True)]
         error = float(np.mean(scaled)) if scaled else 0.0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from onnxprune.algebra.graph import Graph
 from onnxprune.algebra.linear import layers
 from onnxprune.budget import curves as curve
 from onnxprune.budget.allocation import Budget, allocate
+from onnxprune.budget.clock import Clock
 from onnxprune.budget.curves import Curve
 from onnxprune.budget.heldout import HeldOut, Loss
 from onnxprune.budget.ranking import Ranking, rank
@@ -85,7 +87,10 @@ class Study:
             normalisations have the statistics of these data.
 
     Attributes:
+        clock: what measures a budget of time, where there is one.
+        widths: of a group, the numbers of units that may stay, if they are not to be multiples of the alignment.
         measure: how much worse a model with these values is by the user's metric, where there is one.
+        known: the loss curves of the dense model, where they were measured before.
         labels: the classes of each feed's rows, where they are known.
         tried: every candidate that was refitted and judged, in order.
         losses: the loss curves of the dense model, group by group, once they are measured.
@@ -104,6 +109,9 @@ class Study:
     ) -> None:
         self.model, self.feeds, self.seed, self.recover, self.progress = model, list(feeds), seed, recover, progress
         self.measure: Callable[[Values], float] | None = None
+        self.clock: Clock | None = None
+        self.widths: Callable[[int], Sequence[int]] | None = None
+        self.known: Callable[[Sequence[Curve]], list[Curve]] | None = None
         self.labels: list[Array] = []
         self.least_ridge = LEAST_BLIND if blind else 0.0
         self.unscored: dict[int, str] = {}
@@ -113,7 +121,7 @@ class Study:
         biased = Graph(with_biases(model.graph, layers(model.graph, model.analysis.rule)))
         self.attuned: Values = attuned(biased, self.feeds) if blind and recover != "bn" else {}
         self.analysis = Analysis(Graph(with_values(biased, self.attuned)) if self.attuned else biased, model.protection)
-        self.cost = CostModel(self.analysis, shapes)
+        self.cost: CostModel = CostModel(self.analysis, shapes)
         self.seen, held_out = apart(self.feeds)
         self.held_out = HeldOut(self.analysis.graph, held_out or self.feeds)
 
@@ -158,19 +166,32 @@ class Study:
         self.progress("statistics")
         statistics = self.statistics()
         ranking = self.rank(statistics, criterion, budget)
-        if budget.ratio is not None or schedule == "scores":
-            yield self.judged("scores", allocate(self.analysis, ranking, budget, self.cost), criterion)
-            return
         keep = budget.keep or 0.0
-        plain = curve.shapeless(self.analysis, ranking, budget, self.none)
-        even = curve.evenly(plain, self.none, self.cost, budget, keep)
+        if budget.ratio is not None or schedule == "scores":
+            yield self.judged("scores", self.met(partial(self._by_scores, ranking, budget), keep), criterion)
+            return
+        plain = self.shapeless(ranking, budget, self.none)
+        even = self.met(lambda share: curve.evenly(plain, self.none, self.cost, budget, share), keep)
         yield self.judged("uniform", even, criterion)
         curves = self.curves(statistics, plain, self.none)
         for name, power in (("curves", 1.0), ("flattened curves", 0.5)):
-            flattened = [c.flattened(power) for c in curves]
-            yield self.judged(name, curve.spend(flattened, self.none, self.cost, budget, keep), criterion)
+            spend = partial(curve.spend, [c.flattened(power) for c in curves], self.none, self.cost, budget)
+            yield self.judged(name, self.met(spend, keep), criterion)
         if schedule in ("iterative", "dynamic") or (schedule == "auto" and self.work <= STAGED_WORK):
             yield self.staged(criterion, budget, keep, curves, dynamic=schedule == "dynamic")
+
+    def _by_scores(self, ranking: Ranking, budget: Budget, keep: float) -> Mask:
+        """The units with the least scores."""
+        wanted = budget if budget.keep is None else budget.keeping(keep)
+        return allocate(self.analysis, ranking, wanted, self.cost)
+
+    def shapeless(self, ranking: Ranking, budget: Budget, removed: Mask) -> list[Curve]:
+        """Every group's units in order, and how many of them may go."""
+        return curve.shapeless(self.analysis, ranking, budget, removed, self.widths)
+
+    def met(self, spend: Callable[[float], Mask], keep: float) -> Mask:
+        """The units to remove for a budget; where it is one of time, as the clock says."""
+        return spend(keep) if self.clock is None else self.clock.met(spend, keep)
 
     def _best_criterion(self, budget: Budget) -> str:
         """The criterion whose choice does best on held-out data, the same fraction of every group gone."""
@@ -179,7 +200,7 @@ class Study:
         for name in COMPARED:
             ranking = self.rank(statistics, name, budget)
             even = replace(budget, ratio=None, max_drop=None, macs=0.5) if budget.keep is None else budget
-            plain = curve.shapeless(self.analysis, ranking, even, self.none)
+            plain = self.shapeless(ranking, even, self.none)
             removed = curve.evenly(plain, self.none, self.cost, even, even.keep or 0.5)
             losses[name] = self.judged(name, removed, name).loss.error
         return min(losses, key=lambda name: losses[name])
@@ -188,7 +209,7 @@ class Study:
         """As much as a loss allows: propose, refit, evaluate, accept or roll back and try a smaller step."""
         self.progress("statistics")
         statistics = self.statistics()
-        plain = curve.shapeless(self.analysis, self.rank(statistics, criterion, budget), budget, self.none)
+        plain = self.shapeless(self.rank(statistics, criterion, budget), budget, self.none)
         curves = self.curves(statistics, plain, self.none)
         accepted = self.judged("nothing", self.none, criterion)
         keep, step = 1.0, FIRST_STEP
@@ -232,11 +253,13 @@ class Study:
             if number:
                 self.progress(f"stage {number + 1} of {stages}")
                 statistics = self.statistics(self.refit(removed, self.seen)[0])
-                plain = curve.shapeless(self.analysis, self.rank(statistics, criterion, budget), budget, removed)
+                plain = self.shapeless(self.rank(statistics, criterion, budget), budget, removed)
                 curves = self.curves(statistics, plain, removed)
             target = keep ** ((number + 1) / stages)
             proposed = [curves, [c.flattened(0.5) for c in curves]] if dynamic else [curves]
-            masks = [curve.spend(found, removed, self.cost, budget, target) for found in proposed]
+            spends = [partial(curve.spend, found, removed, self.cost, budget) for found in proposed]
+            last = number == stages - 1
+            masks = [self.met(spend, target) if last else spend(target) for spend in spends]
             removed = self._accepted(masks, criterion)
         return self.judged("dynamic" if dynamic else STAGES, removed, criterion)
 
@@ -257,8 +280,11 @@ class Study:
         """Measure the loss curves."""
         self.progress("loss curves")
         points = curve.POINTS if self.work <= WORK else curve.FEW_POINTS
-        with threadpool_limits(1):
-            found = curve.measured(statistics, self.held_out, plain, removed, points)
+        if self.known is not None and not removed.any():
+            found = self.known(plain)
+        else:
+            with threadpool_limits(1):
+                found = curve.measured(statistics, self.held_out, plain, removed, points)
         if not removed.any():
             self.losses = found
         return found

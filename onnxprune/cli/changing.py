@@ -13,6 +13,7 @@ from onnxprune.algebra.registry import load
 from onnxprune.cli import render
 from onnxprune.cli.group import CONTEXT, main
 from onnxprune.cli.options import (
+    ALLOW_SLOWER,
     BUDGET,
     DATA,
     EFFORT,
@@ -26,13 +27,16 @@ from onnxprune.cli.options import (
     SHAPE,
     option_of,
 )
-from onnxprune.cli.showing import check_files, progress, shapes, show, text, write
+from onnxprune.cli.recipe import Prescribed, recipe_option, request
+from onnxprune.cli.report import check_forms, write_reports
+from onnxprune.cli.showing import check_files, progress, shapes, show, write
 from onnxprune.passes import Pass, find
 
 
-@main.command()
+@main.command(cls=Prescribed)
 @MODEL
 @OUT
+@recipe_option()
 @BUDGET
 @DATA
 @EFFORT
@@ -40,17 +44,21 @@ from onnxprune.passes import Pass, find
 @SHAPE
 @PROVIDER
 @click.option("--plan", "plan_to", metavar="FILE", help="Also write the plan.")
-@click.option("--report", "report_to", metavar="FILE", help="Also write the result as JSON.")
+@click.option(
+    "--report", "reports", multiple=True, metavar="FILE", help="Also write a report: .html, .md or .json; repeatable."
+)
 @IN_PLACE
 @KEEP_UNVERIFIED
+@ALLOW_SLOWER
 @JSON
 def prune(
     model: str,
     out: str,
     input_shapes: Sequence[str],
     plan_to: str | None,
-    report_to: str | None,
+    reports: Sequence[str],
     json_to: str | None,
+    recipe: str | None,
     **options: Any,
 ) -> None:
     """Plan, recover, remove, prove that removed equals zeroed, measure, and write OUT.
@@ -58,32 +66,40 @@ def prune(
     With --data, the weights that stay are refitted so that outputs stay close
     to what they were; without, the same is done on inputs that are made up.
     """
-    given = [options["data"], options["labels"], options["evaluation"]]
-    check_files(given, [out])
-    check_files([model, out, *given], [plan_to, report_to, json_to])
+    given = [options["data"], options["labels"], options["evaluation"], options["sensitivity"]]
+    check_files([*given, recipe], [out])
+    check_files([model, out, *given, recipe], [plan_to, *reports, json_to])
+    check_forms(reports)
     with progress() as stage:
         result = api.prune(model, out, input_shapes=shapes(input_shapes), progress=stage, **options)
+    asked = request(click.get_current_context(), result.plan)
     if plan_to:
-        write(plan_to, result.plan.dumps())
-    if report_to:
-        write(report_to, text(result.to_json()))
-    show(result.to_json(), json_to, lambda console: render.pruned(console, result))
+        write(plan_to, result.plan.recording(asked).dumps())
+    found = {**result.to_json(), "request": asked}
+    write_reports(reports, found)
+    show(found, json_to, lambda console: render.pruned(console, result))
 
 
-@main.command()
+@main.command(cls=Prescribed)
 @MODEL
 @OUT
+@recipe_option("plan")
 @BUDGET
 @DATA
 @EFFORT
 @SHAPE
 @JSON
-def plan(model: str, out: str, input_shapes: Sequence[str], json_to: str | None, **options: Any) -> None:
-    """Decide what goes, and write the decision to OUT for people, diffs and `apply`."""
-    check_files([model, options["data"]], [out, json_to])
+def plan(
+    model: str, out: str, input_shapes: Sequence[str], json_to: str | None, recipe: str | None, **options: Any
+) -> None:
+    """Decide what goes, and write the decision to OUT for people, diffs and `apply`.
+
+    Of a recipe for `prune`, `plan` is where this writes.
+    """
+    check_files([model, options["data"], options["sensitivity"], recipe], [out, json_to])
     with progress() as stage:
         result = api.plan(model, input_shapes=shapes(input_shapes), progress=stage, **options)
-    write(out, result.dumps())
+    write(out, result.recording(request(click.get_current_context(), result)).dumps())
     plain = {"out": out, "cost": result.cost, "groups": [{**g, "kept": len(g["kept"])} for g in result.groups]}
     show(plain, json_to, lambda console: render.planned(console, result, out))
 

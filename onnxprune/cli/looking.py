@@ -12,7 +12,10 @@ from onnxprune.cli import render
 from onnxprune.cli.group import main
 from onnxprune.cli.options import DATA, JSON, MODEL, PROVIDER, SHAPE, WISHES
 from onnxprune.cli.showing import check_files, progress, shapes, show
+from onnxprune.cli.verdict import verified
+from onnxprune.data.runtime import LEVELS
 from onnxprune.errors import PruneError
+from onnxprune.verification import verb
 
 
 @main.command()
@@ -60,20 +63,45 @@ def explain(model: str, tensor: str, group: int, op: str, json_to: str | None, *
 
 @main.command()
 @click.argument("reference")
-@click.argument("candidate")
+@click.argument("candidate", required=False)
 @click.option("--plan", metavar="PLAN", help="Compare with REFERENCE after zeroing the plan's units.")
 @DATA
 @SHAPE
 @PROVIDER
+@click.option(
+    "--optimization",
+    multiple=True,
+    type=click.Choice([*LEVELS, "both"]),
+    help="How far ONNX Runtime may fuse; repeatable; both: off and all.  [default: all; of one model: both]",
+)
+@click.option("--tolerance", type=float, help="What may differ, of an output's range.  [default: by its type]")
+@click.option("--equal-nan", is_flag=True, help="Take NaN in both for agreement.")
+@click.option("--require-share", type=float, help="Fraction of the MACs that every provider must run itself.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of generated inputs.")
 @JSON
-def verify(reference: str, candidate: str, input_shapes: Sequence[str], json_to: str | None, **options: Any) -> None:
-    """Whether CANDIDATE gives REFERENCE's outputs; exit 1 if not."""
+def verify(
+    reference: str,
+    candidate: str | None,
+    input_shapes: Sequence[str],
+    optimization: Sequence[str],
+    json_to: str | None,
+    **options: Any,
+) -> None:
+    """Whether CANDIDATE gives REFERENCE's outputs; exit 1 if not.
+
+    Without CANDIDATE: whether REFERENCE gives the same outputs on every
+    provider, and however far ONNX Runtime optimises it.
+    """
     check_files([reference, candidate, options["plan"], options["data"]], [json_to])
+    levels = [level for given in optimization for level in (("off", "all") if given == "both" else (given,))]
     with progress() as stage:
         stage("comparing")
-        result = api.verify(reference, candidate, input_shapes=shapes(input_shapes), **options)
-    show(result.to_json(), json_to, lambda console: render.verified(console, result))
+        result = verb.verify(
+            reference, candidate, input_shapes=shapes(input_shapes), optimization=levels or None, **options
+        )
+    show(result.to_json(), json_to, lambda console: verified(console, result))
+    if result.problem:
+        raise PruneError(f"{candidate or reference!r}: {result.problem}.")
     if not result:
-        why = result.problem or f"it does not give the outputs of {reference!r}"
-        raise PruneError(f"{candidate!r}: {why}.")
+        does_not = f"give the outputs of {reference!r}" if candidate else "give the same outputs everywhere"
+        raise PruneError(f"{candidate or reference!r} does not {does_not} {result.answers.reason}.")

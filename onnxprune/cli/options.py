@@ -15,12 +15,13 @@ from onnxprune.recovery.methods import METHODS
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class _Numbered(click.ParamType):  # type: ignore[type-arg]
+class Numbered(click.ParamType):  # type: ignore[type-arg]
     """A whole number, or ``auto``."""
 
     name = "N|auto"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """The number, or the word."""
         if value == "auto" or isinstance(value, int):
             return value if isinstance(value, int) else str(value)
         try:
@@ -66,12 +67,14 @@ BUDGET = _options(
     click.option("--params", type=float, help="Fraction of the model's parameters to keep."),
     click.option("--macs", type=float, help="Fraction of the model's multiply-accumulates to keep."),
     click.option("--bytes", type=float, help="Fraction of the model's file to keep."),
+    click.option("--latency", type=float, help="Fraction of the model's time to keep, measured on this machine."),
+    click.option("--speedup", type=float, help="How many times as fast it is to become: --latency 1/SPEEDUP."),
     click.option("--max-drop", type=float, help="Remove as much as makes the model worse by this, measured on data."),
     click.option("--step", metavar="K/N", help="Only the K-th of N steps to the budget, to train in between."),
     click.option(
         "--criterion", help="What units are scored by; see `criteria`.  [default: obs, or l2 with --recover none]"
     ),
-    click.option("--align", type=_Numbered(), default="auto", show_default=True, help="Keep multiples of this width."),
+    click.option("--align", type=Numbered(), default="auto", show_default=True, help="Keep multiples of this width."),
     click.option("--min-keep", type=int, default=1, show_default=True, help="Units that every group keeps."),
     WISHES,
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random."),
@@ -92,6 +95,9 @@ EFFORT = _options(
         help="Whether the budget is spent at once, bit by bit, or in steps that may be taken back.",
     ),
     click.option("--samples", type=int, default=256, show_default=True, help="Rows of --data that calibrate."),
+    click.option(
+        "--sensitivity", metavar="FILE.json", help="Loss curves from `sensitivity --json`, not measured again."
+    ),
 )
 EVALUATION = _options(
     click.option("--labels", metavar="FILE", help="What should come out, for --eval or else for the rest of --data."),
@@ -109,6 +115,9 @@ PROVIDER = click.option(
 OUT = click.option("-o", "--out", required=True, metavar="OUT", help="Where to write.")
 IN_PLACE = click.option("--in-place", is_flag=True, help="Allow OUT to be the input.")
 KEEP_UNVERIFIED = click.option("--keep-unverified", is_flag=True, help="Write even if the proof fails.")
+ALLOW_SLOWER = click.option(
+    "--allow-slower", is_flag=True, help="Write even if it is not as fast as --latency or --speedup asks for."
+)
 MODEL = click.argument("model")
 
 
@@ -121,4 +130,4 @@ def option_of(field: Field[Any], hint: Any) -> click.Option:
     if hint == tuple[str, ...]:
         return click.Option([name], multiple=True, default=default)
     kinds: Mapping[Any, Any] = {int: int, str: str, float: float, float | None: float, int | None: int}
-    return click.Option([name], type=kinds.get(hint, _Numbered()), default=default, show_default=True)
+    return click.Option([name], type=kinds.get(hint, Numbered()), default=default, show_default=True)

@@ -15,12 +15,14 @@ from onnxprune.algebra.integers import Axis
 from onnxprune.algebra.operators import Known
 from onnxprune.criteria.base import Criterion, Needs
 from onnxprune.plan import Plan
-from onnxprune.report.results import Applied, Fidelity, Inspection, Pruned, Ran, Verified
+from onnxprune.report.results import Applied, Fidelity, Inspection, Pruned, Ran
+from onnxprune.report.wording import FRACTIONS as FRACTIONS
+from onnxprune.report.wording import amount as amount
+from onnxprune.verification.comparison import Comparison
 
 LONGEST_NAME = 60
 ROWS = 12  # of a long list, before "and more"
 MOST_AXES = 24
-FRACTIONS = ("accuracy", "top5", "exact", "agreement")  # metrics that are read as percentages
 
 
 def clean(name: str, longest: int = LONGEST_NAME) -> Text:
@@ -40,32 +42,26 @@ def axis_text(axis: Axis) -> str:
     return f"{clean(axis[0]).plain}[{axis[1]}]"
 
 
-def _table(*columns: str, right: Iterable[int] = ()) -> Table:
+def table(*columns: str, right: Iterable[int] = ()) -> Table:
+    """An empty table; the columns of these numbers are flush right."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number in right else "left", overflow="fold")
     return table
 
 
-def amount(value: float) -> str:
-    """A count, in a width that fits a table."""
-    return (
-        f"{value:,.0f}" if value < 10_000_000 else f"{value / 1e6:,.1f} M" if value < 1e10 else f"{value / 1e9:,.1f} G"
-    )
-
-
 def pruned(console: Console, result: Pruned) -> None:
     """Before and after, and what proves it."""
     before, after = result.plan.cost["before"], result.plan.cost["after"]
-    table = _table("", "before", "after", "kept", right=(1, 2, 3))
+    rows = table("", "before", "after", "kept", right=(1, 2, 3))
     for label, name in (("parameters", "params"), ("MACs", "macs")):
-        table.add_row(label, amount(before[name]), amount(after[name]), _kept(before[name], after[name]))
+        rows.add_row(label, amount(before[name]), amount(after[name]), _kept(before[name], after[name]))
     if result.applied.bytes:
         old, new = result.applied.bytes["before"], result.applied.bytes["after"]
-        table.add_row("bytes", amount(old), amount(new), _kept(old, new))
+        rows.add_row("bytes", amount(old), amount(new), _kept(old, new))
     if result.fidelity:
-        _measured(table, result.fidelity)
-    console.print(table)
+        _measured(rows, result.fidelity)
+    console.print(rows)
     console.print()
     applied(console, result.applied)
     if result.fidelity:
@@ -75,10 +71,10 @@ def pruned(console: Console, result: Pruned) -> None:
 def planned(console: Console, plan: Plan, out: str) -> None:
     """What a plan will do."""
     before, after = plan.cost["before"], plan.cost["after"]
-    table = _table("", "before", "after", "kept", right=(1, 2, 3))
+    rows = table("", "before", "after", "kept", right=(1, 2, 3))
     for label, name in (("parameters", "params"), ("MACs", "macs"), ("bytes", "bytes")):
-        table.add_row(label, amount(before[name]), amount(after[name]), _kept(before[name], after[name]))
-    console.print(table)
+        rows.add_row(label, amount(before[name]), amount(after[name]), _kept(before[name], after[name]))
+    console.print(rows)
     if plan.empty:
         console.print("Nothing is to be removed.")
     console.print(Text.assemble("Wrote ", clean(out, 200)))
@@ -88,15 +84,15 @@ def _kept(before: float, after: float) -> str:
     return f"{after / before:.1%}" if before else ""
 
 
-def _measured(table: Table, fidelity: Fidelity) -> None:
+def _measured(rows: Table, fidelity: Fidelity) -> None:
     old, new = fidelity.latency_ms
-    table.add_row("latency, 1 row (ms)", f"{old:.3f}", f"{new:.3f}", f"{_kept(old, new)}")
+    rows.add_row("latency, 1 row (ms)", f"{old:.3f}", f"{new:.3f}", f"{_kept(old, new)}")
     if fidelity.scores:
         old, new = fidelity.scores
         if fidelity.metric in FRACTIONS:
-            table.add_row(fidelity.metric, f"{old:.2%}", f"{new:.2%}", f"{100 * (new - old):+.2f} points")
+            rows.add_row(fidelity.metric, f"{old:.2%}", f"{new:.2%}", f"{100 * (new - old):+.2f} points")
         else:
-            table.add_row(clean(fidelity.metric), f"{old:.4f}", f"{new:.4f}", f"{new - old:+.4f}")
+            rows.add_row(clean(fidelity.metric), f"{old:.4f}", f"{new:.4f}", f"{new - old:+.4f}")
 
 
 def applied(console: Console, result: Applied) -> None:
@@ -122,20 +118,16 @@ def _fidelity(console: Console, fidelity: Fidelity) -> None:
     if fidelity.seen:
         kind = "of the calibration data itself, which flatters (give --eval)"
     console.print(f"Pruned against dense on {fidelity.rows:,} rows {kind}:", highlight=False)
-    table = _table("output", "max error", "mean error", "cosine", "same argmax", right=(1, 2, 3, 4))
-    for c in fidelity.outputs[:ROWS]:
+    differences(console, fidelity.outputs)
+
+
+def differences(console: Console, found: Sequence[Comparison]) -> None:
+    """How far outputs are from what they were."""
+    rows = table("output", "max error", "mean error", "cosine", "same argmax", right=(1, 2, 3, 4))
+    for c in found[:ROWS]:
         agreement = "" if c.agreement is None else f"{c.agreement:.1%}"
-        table.add_row(clean(c.output, 28), f"{c.max_abs:.3g}", f"{c.mean_abs:.3g}", f"{c.cosine:.4f}", agreement)
-    console.print(table)
-
-
-def verified(console: Console, result: Verified) -> None:
-    """Output by output, provider by provider."""
-    table = _table("provider", "output", "max error", "of range", "allowed", "", right=(2, 3, 4))
-    for provider, c in ((p, c) for p, found in result.proof.items() for c in found):
-        word = Text("equal", "green") if c else Text(f"DIFFERS {clean(c.problem, 200)}", "red")
-        table.add_row(provider, clean(c.output, 24), f"{c.max_abs:.3g}", f"{c.relative:.1e}", f"{c.tolerance:g}", word)
-    console.print(table)
+        rows.add_row(clean(c.output, 28), f"{c.max_abs:.3g}", f"{c.mean_abs:.3g}", f"{c.cosine:.4f}", agreement)
+    console.print(rows)
 
 
 def inspection(console: Console, result: Inspection) -> None:
@@ -148,11 +140,11 @@ def inspection(console: Console, result: Inspection) -> None:
         for name, shape in list(values.items())[:ROWS]:
             console.print(Text.assemble(f"  {word} ", clean(name), f" {_shape(shape)}"))
     console.print()
-    table = _table("", "as it is", "every group at 1 unit", "kept", right=(1, 2, 3))
+    rows = table("", "as it is", "every group at 1 unit", "kept", right=(1, 2, 3))
     for label, name in (("parameters", "params"), ("MACs", "macs"), ("bytes", "bytes")):
         old, new = getattr(result.cost, name), getattr(result.least, name)
-        table.add_row(label, amount(old), amount(new), _kept(old, new))
-    console.print(table)
+        rows.add_row(label, amount(old), amount(new), _kept(old, new))
+    console.print(rows)
     console.print()
     _groups(console, result.groups)
     staying(console, result.staying)
@@ -163,18 +155,18 @@ def _groups(console: Console, groups: Sequence[dict[str, object]]) -> None:
         console.print("Nothing can be removed.")
         return
     console.print(f"{len(groups)} groups can be cut:", highlight=False)
-    table = _table("group", "kind", "units", "weight axes", "first", right=(0, 2, 3))
+    rows = table("group", "kind", "units", "weight axes", "first", right=(0, 2, 3))
     for group in groups[: 4 * ROWS]:
         axes = group["axes"]
         first = str(axes[0]) if isinstance(axes, list) and axes else ""
-        table.add_row(
+        rows.add_row(
             str(group["id"]),
             str(group["kind"]),
             str(group["units"]),
             str(len(axes)) if isinstance(axes, list) else "",
             clean(first, 40),
         )
-    console.print(table)
+    console.print(rows)
     if len(groups) > 4 * ROWS:
         console.print(f"… and {len(groups) - 4 * ROWS} more (--json lists all)")
     console.print()
@@ -186,10 +178,10 @@ def staying(console: Console, reasons: Sequence[tuple[str, int, int]]) -> None:
         console.print("No weight stays whole.")
         return
     console.print("What stays whole, and why:")
-    table = _table("parameters", "weights", "because", right=(0, 1))
+    rows = table("parameters", "weights", "because", right=(0, 1))
     for why, weights, params in reasons[:ROWS]:
-        table.add_row(amount(params), str(weights), clean(why, 160))
-    console.print(table)
+        rows.add_row(amount(params), str(weights), clean(why, 160))
+    console.print(rows)
     if len(reasons) > ROWS:
         console.print(f"… and {len(reasons) - ROWS} more reasons (--json lists all)")
 
@@ -232,28 +224,28 @@ def operators(console: Console, known: Iterable[Known]) -> None:
     """What is known of each operator, domain by domain."""
     for domain, entries in groupby(known, key=lambda entry: entry.domain):
         console.print(f"{domain}:")
-        table = _table("operator", "status", "what it says")
+        rows = table("operator", "status", "what it says")
         for entry in entries:
-            table.add_row(clean(entry.operator), entry.status, clean(entry.says, 200))
-        console.print(table)
+            rows.add_row(clean(entry.operator), entry.status, clean(entry.says, 200))
+        console.print(rows)
         console.print()
 
 
 def criteria(console: Console, found: Iterable[Criterion]) -> None:
     """What each criterion computes, by what it needs; below the formula, who it is from."""
-    table = _table("name", "needs", "the score of a unit p, higher stays")
+    rows = table("name", "needs", "the score of a unit p, higher stays")
     for c in sorted(found, key=lambda c: (get_args(Needs).index(c.needs), c.name)):
-        table.add_row(clean(c.name), c.needs, Text.assemble(clean(c.formula, 200), "\n", (c.source, "dim")))
-    console.print(table)
+        rows.add_row(clean(c.name), c.needs, Text.assemble(clean(c.formula, 200), "\n", (c.source, "dim")))
+    console.print(rows)
     console.print()
     console.print("W_p: slice of a weight; x_p: activation; U_p: weight that reads it;")
     console.print("H: covariance of x; g: gradient of a sample's loss at a gate behind the unit.")
     console.print("To combine: --criterion 'vote(l1,bn-scale,obs)'.")
 
 
-def names(console: Console, rows: Iterable[tuple[str, str]]) -> None:
+def names(console: Console, listed: Iterable[tuple[str, str]]) -> None:
     """A list of names with what each means."""
-    table = _table("name", "what it does")
-    for name, meaning in rows:
-        table.add_row(clean(name), clean(meaning, 200))
-    console.print(table)
+    rows = table("name", "what it does")
+    for name, meaning in listed:
+        rows.add_row(clean(name), clean(meaning, 200))
+    console.print(rows)

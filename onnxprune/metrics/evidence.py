@@ -70,7 +70,7 @@ class Bench:
     """
 
     def __init__(self, model: Model, evidence: Evidence, dense: Path) -> None:
-        self.model, self.evidence = model, evidence
+        self.model, self.evidence, self.file = model, evidence, dense
         given = load_given(model.graph, evidence)
         self.feeds, self.labels, self.metric = given.evaluation or given.data, given.labels, given.metric
         inputs.check_tensors(model.graph)

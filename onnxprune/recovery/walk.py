@@ -13,6 +13,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -21,12 +22,14 @@ from onnx import numpy_helper
 
 from onnxprune.algebra.graph import Graph, Op
 from onnxprune.data.inputs import Feed
-from onnxprune.data.runtime import Session
+from onnxprune.data.runtime import ExecutionError, Session
 from onnxprune.model.edits import write
 from onnxprune.model.homes import captures, locate
 from onnxprune.model.record import Array
 
 MEMORY = 256 << 20  # bytes of live tensors that a walk keeps
+
+ONE_THREAD = partial(Session, threads=1)
 
 T = TypeVar("T")
 Values = dict[str, Array]
@@ -41,12 +44,18 @@ class Walk:
         feeds: the batches.
         values: what some constants hold instead of what they held.
         memory: bytes of live tensors that may be kept between two cuts.
+        load: how a part of the model is loaded; on the CPU, one thread for each batch, unless told otherwise.
     """
 
     def __init__(
-        self, graph: Graph, feeds: Sequence[Feed], values: Mapping[str, Array] | None = None, memory: int = MEMORY
+        self,
+        graph: Graph,
+        feeds: Sequence[Feed],
+        values: Mapping[str, Array] | None = None,
+        memory: int = MEMORY,
+        load: Callable[[bytes], Session] = ONE_THREAD,
     ) -> None:
-        self.graph, self.memory = graph, memory
+        self.graph, self.memory, self.load = graph, memory, load
         self.values: Values = dict(values or {})
         self.ops = [op for op in graph.ops if not op.home.path]
         self.maker = {name: number for number, op in enumerate(self.ops) for name in op.outs if name}
@@ -54,6 +63,9 @@ class Walk:
         self.at = 0
         self.held: list[dict[str, Array]] = [dict(feed) for feed in feeds]
         self._last = self._last_readers()
+        self.feeds_constants = True
+        self._kept: Session | None = None
+        self._key: object = None
 
     def _last_readers(self) -> dict[str, int]:
         last: dict[str, int] = {value.name: len(self.ops) for value in self.graph.proto.output}
@@ -67,25 +79,63 @@ class Walk:
         captured = captures(op.node) & self.known if op.bodies else set()
         return [*(name for name in op.ins if name), *sorted(captured)]
 
-    def map(self, names: Iterable[str], function: Callable[[int, Mapping[str, Array]], T]) -> Iterator[T]:
+    def map(
+        self,
+        names: Iterable[str],
+        function: Callable[[int, Mapping[str, Array]], T],
+        fed: Mapping[str, Array] | None = None,
+    ) -> Iterator[T]:
         """What a function makes of the values of these tensors, batch by batch.
+
+        Args:
+            names: the tensors.
+            function: given a batch's number and the values by name.
+            fed: what constants of the main graph hold this time; they are handed to the part that is run as its
+                inputs, so that the next values of the same constants run in the same session.
 
         Raises:
             ExecutionError: a part of the model does not run.
         """
-        wanted = list(dict.fromkeys(names))
-        session = self._session([name for name in wanted if name not in self.held[0]])
+        wanted, given = list(dict.fromkeys(names)), dict(fed or {})
+        session = self._ready([name for name in wanted if name not in self.held[0]], frozenset(given))
         inputs = {value.name for value in self._inputs}
+        given = {name: value for name, value in given.items() if name in inputs}
 
         def work(number: int) -> T:
             held = self.held[number]
             found = {name: held[name] for name in wanted if name in held}
             if session is not None:
-                outputs = session.run({name: held[name] for name in inputs})
+                outputs = session.run({name: held[name] for name in inputs if name not in given} | given)
                 found.update(zip(session.outputs, outputs, strict=True))
             return function(number, found)
 
         yield from in_order(work, len(self.held))
+
+    def tried(
+        self, names: Iterable[str], function: Callable[[int, Mapping[str, Array]], T], values: Values, *, fed: bool
+    ) -> list[T]:
+        """The same with other values of constants, which all lie behind the walk's place.
+
+        Args:
+            names: the tensors.
+            function: given a batch's number and the values by name.
+            values: what constants hold.
+            fed: whether to feed what differs from the walk's own values, unless an operator wants it constant.
+
+        Raises:
+            ExecutionError: the model does not run with these values.
+        """
+        if fed and self.feeds_constants:
+            changed = {name: value for name, value in values.items() if value is not self.values.get(name)}
+            try:
+                return list(self.map(names, function, changed))
+            except ExecutionError:
+                self.feeds_constants = False
+        own, self.values = self.values, dict(values)
+        try:
+            return list(self.map(names, function))
+        finally:
+            self.values = own
 
     def advance(self, place: int) -> None:
         """Keep what is alive before the node at this place, and forget what came before; stay, if it is too much."""
@@ -108,7 +158,14 @@ class Walk:
         names = [*(value.name for value in self.graph.inputs), *made]
         return [name for name in names if self._last.get(name, -1) >= place and not self.graph.is_constant(name)]
 
-    def _session(self, names: Sequence[str]) -> Session | None:
+    def _ready(self, names: Sequence[str], fed: frozenset[str]) -> Session | None:
+        """The session of the last call, if this one wants the same of it with other values."""
+        key = (self.at, tuple(names), fed)
+        if not fed or key != self._key:
+            self._kept, self._key = self._session(names, fed), key
+        return self._kept
+
+    def _session(self, names: Sequence[str], fed: frozenset[str]) -> Session | None:
         self._inputs: list[onnx.ValueInfoProto] = []
         if not names:
             return None
@@ -116,14 +173,14 @@ class Walk:
         todo, inputs, constants = list(names), set[str](), set[str]()
         while todo:
             name = todo.pop()
-            if name in self.held[0]:
+            if name in self.held[0] or name in fed:
                 inputs.add(name)
             elif self.graph.is_constant(name) or name in self.graph.overridable:
                 constants.add(name)
             elif self.maker[name] not in needed:
                 needed.add(self.maker[name])
                 todo += self.reads(self.ops[self.maker[name]])
-        return Session(self._part(sorted(needed), sorted(inputs), sorted(constants), names), threads=1)
+        return self.load(self._part(sorted(needed), sorted(inputs), sorted(constants), names))
 
     def _part(
         self, places: Sequence[int], inputs: Iterable[str], constants: Iterable[str], outputs: Iterable[str]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
@@ -12,16 +12,28 @@ from typing import Any
 from onnxprune.algebra.analysis import Model
 from onnxprune.algebra.cost import Cost
 from onnxprune.algebra.explain import Explainer
+from onnxprune.data import runtime
+from onnxprune.latency.timing import Timing
 from onnxprune.plan import Plan
+from onnxprune.report.details import Details
 from onnxprune.verification.comparison import Comparison
+from onnxprune.verification.questions import Answers
 
 Proof = Mapping[str, list[Comparison]]
+FORMAT, VERSION = "onnxprune-result", 1
+"""What the JSON of a pruning calls itself, so that it can be told from other files."""
 
 
 def environment() -> dict[str, str]:
     """The versions that a result depends on."""
-    packages = {name: version(name) for name in ("onnxprune", "onnx", "onnxruntime", "numpy")}
-    return {**packages, "python": platform.python_version(), "machine": platform.machine()}
+    packages = {name: version(name) for name in ("onnxprune", "onnx", "numpy")}
+    # builds of ONNX Runtime for other hardware are packages of other names
+    return {
+        **packages,
+        "onnxruntime": runtime.version(),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
 
 
 def _worst(proof: Proof) -> float:
@@ -134,6 +146,7 @@ class Fidelity:
         scores: what it gave, dense and pruned.
         latency_ms: median milliseconds of one run of one row, dense and pruned, measured in turns.
         seen: whether the rows calibrated, too, which flatters.
+        latency_quartiles_ms: what a quarter of the runs stays below, and what a quarter exceeds, dense and pruned.
     """
 
     outputs: list[Comparison]
@@ -143,6 +156,12 @@ class Fidelity:
     scores: list[float] | None
     latency_ms: list[float]
     seen: bool = False
+    latency_quartiles_ms: Sequence[tuple[float, float]] = ()
+
+    def timed(self, timings: Sequence[Timing]) -> Fidelity:
+        """The same with better timings, of the dense model and of the pruned one."""
+        quartiles = [timing.quartiles for timing in timings]
+        return replace(self, latency_ms=[timing.median for timing in timings], latency_quartiles_ms=quartiles)
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
@@ -157,11 +176,14 @@ class Pruned:
     applied: Applied
     fidelity: Fidelity | None
     out: str
+    details: Details = field(default_factory=Details)
 
     def to_json(self) -> dict[str, Any]:
         """As plain data; the plan's index lists are left to the plan itself."""
         groups = [{**g, "kept": len(g["kept"])} for g in self.plan.groups]
         return {
+            "format": FORMAT,
+            "version": VERSION,
             "source": self.plan.source,
             "recipe": self.plan.recipe,
             "cost": self.plan.cost,
@@ -169,25 +191,37 @@ class Pruned:
             "recovery": self.plan.recovery,
             **self.applied.to_json(),
             "fidelity": self.fidelity.to_json() if self.fidelity else None,
+            "details": self.details.to_json(),
             "environment": environment(),
         }
 
 
 @dataclass(frozen=True)
 class Verified:
-    """Whether two models give the same outputs, by provider; ``problem`` is what else is wrong."""
+    """Whether two models give the same outputs, or one gives the same ones everywhere.
 
-    proof: Proof
+    Attributes:
+        answers: to each question by itself.
+        against: what was done to the reference.
+        problem: what else is wrong.
+    """
+
+    answers: Answers
     against: str = ""
     problem: str = ""
 
     def __bool__(self) -> bool:
-        return not self.problem and all(comparison for found in self.proof.values() for comparison in found)
+        return not self.problem and bool(self.answers)
+
+    @property
+    def proof(self) -> Proof:
+        """The candidate against the reference, by provider."""
+        return self.answers.surgery
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
-        proof = {name: [c.to_json() for c in found] for name, found in self.proof.items()}
-        return {"equal": bool(self), "reference": self.against, "problem": self.problem, "providers": proof}
+        found = {"equal": bool(self), "reference": self.against, "problem": self.problem}
+        return {**found, **self.answers.to_json(), "environment": environment()}
 
 
 @dataclass(frozen=True)

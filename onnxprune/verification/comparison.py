@@ -5,7 +5,7 @@ Every comparison has a tolerance that follows from the number type: what roundin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -25,6 +25,41 @@ NOISES = 4  # times a model's own rounding noise that a difference may reach whe
 AT_MOST = 10  # … but never more than so many times the tolerance
 
 
+@dataclass(frozen=True)
+class Rules:
+    """What two values may differ by and still be taken for equal.
+
+    An infinite value is equal to one of the same sign in the same place; the finite ones are compared as ever. NaN in
+    both proves nothing, since whatever went wrong ends in NaN, too: it is no agreement unless the user says so.
+
+    Attributes:
+        tolerance: the largest difference that passes, as a fraction of the output's range; ``None`` follows the type.
+        equal_nan: whether NaN is equal to NaN in the same place.
+    """
+
+    tolerance: float | None = None
+    equal_nan: bool = False
+
+    def allowed(self, dtype: str) -> float:
+        """The tolerance for a type; whole numbers and text must be equal."""
+        return TOLERANCE.get(dtype, 0.0) if self.tolerance is None or dtype not in TOLERANCE else self.tolerance
+
+    def unlike(self, a: NDArray[np.float64], b: NDArray[np.float64]) -> str:
+        """Why NaN and infinite values of two arrays do not agree; empty if they do."""
+        nan_a, nan_b = np.isnan(a), np.isnan(b)
+        alone = int((nan_a != nan_b).sum())
+        if alone:
+            return f"{alone} values are NaN in one and not in the other"
+        if nan_a.any() and not self.equal_nan:
+            return "it holds NaN in both, which proves nothing; give other inputs with --data, or --equal-nan"
+        infinite = np.isinf(a) | np.isinf(b)
+        wrong = int((a[infinite] != b[infinite]).sum())
+        return f"{wrong} values are infinite in one and another in the other" if wrong else ""
+
+
+BY_TYPE = Rules()
+
+
 @dataclass
 class Comparison:
     """How one output of two models differs, over all runs.
@@ -39,9 +74,11 @@ class Comparison:
         tolerance: what ``relative`` may reach.
         cosine: of the flattened outputs.
         agreement: the fraction of rows whose largest entry (last axis) is the same; ``None`` for single numbers.
+        nonfinite: how many values were infinite, or NaN where that was allowed, in both alike.
         noise: the reference's own rounding noise, where it had to be measured (see `forgive_rounding`).
         equal: whether the difference stays within the tolerance, or within the noise.
         problem: why the outputs cannot be compared, if they cannot.
+        void: whether there was nothing to compare: neither agreement nor difference.
     """
 
     output: str
@@ -53,9 +90,11 @@ class Comparison:
     tolerance: float = 0.0
     cosine: float = 1.0
     agreement: float | None = None
+    nonfinite: int = 0
     noise: float | None = None
     equal: bool = True
     problem: str = ""
+    void: bool = False
 
     def __bool__(self) -> bool:
         return self.equal
@@ -70,6 +109,7 @@ class _Sums:
     """Running sums of one output, from which its comparison follows."""
 
     output: str
+    rules: Rules = BY_TYPE
     compared: int = 0
     count: int = 0
     low: float = np.inf
@@ -81,6 +121,7 @@ class _Sums:
     rows: int = 0
     agreeing: int = 0
     mismatches: int = 0
+    nonfinite: int = 0
     dtype: str = ""
     problem: str = ""
 
@@ -114,9 +155,16 @@ class _Sums:
             self.largest = max(self.largest, magnitude if np.isfinite(magnitude) else 0.0)
 
     def _add_numbers(self, a: Array, b: Array) -> None:
-        if not (np.isfinite(a).all() and np.isfinite(b).all()):
-            self.problem = "it holds NaN or infinite values, which prove nothing; give other inputs with --data"
-            return
+        self._add_agreement(a, b)
+        finite = np.isfinite(a)
+        if not (finite.all() and np.isfinite(b).all()):
+            self.problem = self.problem or self.rules.unlike(a, b)
+            if self.problem:
+                return
+            self.nonfinite += int(a.size - finite.sum())
+            a, b = a[finite], b[finite]
+            if not a.size:
+                return
         with np.errstate(over="ignore", invalid="ignore"):
             difference = np.abs(a - b)
             self.total += float(difference.sum())
@@ -124,6 +172,8 @@ class _Sums:
         low, high, worst = float(a.min()), float(a.max()), float(difference.max())
         self.count += a.size
         self.low, self.high, self.worst = min(self.low, low), max(self.high, high), max(self.worst, worst)
+
+    def _add_agreement(self, a: Array, b: Array) -> None:
         if a.ndim > 0 and a.shape[-1] > 1:
             same = a.argmax(axis=-1) == b.argmax(axis=-1)
             self.rows += same.size
@@ -132,12 +182,16 @@ class _Sums:
     def comparison(self) -> Comparison:
         """What the runs add up to."""
         problem = self.problem or (f"{self.mismatches} values differ" if self.mismatches else "")
-        if not (problem or self.compared):
-            problem = "it was empty in every run, which proves nothing; give other inputs with --data"
+        void = not problem and not (self.compared and (self.count or not self.nonfinite))
+        if void:
+            state = "finite in no run" if self.compared else "empty in every run"
+            problem = f"it was {state}, which proves nothing; give other inputs with --data"
         if not (problem or np.isfinite([self.total, *self.products]).all()):
             problem = "its values are too large to compare"
         if problem or not self.count:
-            return Comparison(self.output, self.dtype, equal=not problem, problem=problem, max_abs=self.worst)
+            return Comparison(
+                self.output, self.dtype, equal=not problem, problem=problem, max_abs=self.worst, void=void
+            )
         scale = self.high - self.low + FLAT * max(abs(self.low), abs(self.high), self.largest)
         relative = self.worst / scale if scale else float(self.worst > 0)
         ab, aa, bb = self.products
@@ -148,15 +202,16 @@ class _Sums:
             mean_abs=self.total / self.count,
             range=self.high - self.low,
             relative=relative,
-            tolerance=TOLERANCE.get(self.dtype, 0.0),
+            tolerance=self.rules.allowed(self.dtype),
             cosine=float(ab / (np.sqrt(aa) * np.sqrt(bb))) if aa and bb else float(aa == bb),
             agreement=self.agreeing / self.rows if self.rows else None,
-            equal=relative <= TOLERANCE.get(self.dtype, 0.0),
+            nonfinite=self.nonfinite,
+            equal=relative <= self.rules.allowed(self.dtype),
         )
 
 
 def compare(
-    reference: Session, candidate: Session, feeds: Iterable[Feed], dense: Session | None = None
+    reference: Session, candidate: Session, feeds: Iterable[Feed], dense: Session | None = None, rules: Rules = BY_TYPE
 ) -> list[Comparison]:
     """Run both on the same feeds and compare every output.
 
@@ -165,23 +220,46 @@ def compare(
         candidate: what came out.
         feeds: what both are run on.
         dense: the model before the cut, whose outputs tell how large the values are that rounding acts on.
+        rules: what may differ.
 
     Raises:
         PruneError: their outputs are not called the same, or there was nothing to run.
     """
     if reference.outputs != candidate.outputs:
         raise PruneError(f"Outputs differ: {reference.outputs} and {candidate.outputs}.")
-    sums = [_Sums(name) for name in reference.outputs]
+
+    def runs() -> Iterator[tuple[Sequence[Any], ...]]:
+        for feed in feeds:
+            first = reference.run(feed)
+            yield first, candidate.run(feed), dense.run(feed) if dense else first
+
+    found = tallied(reference.outputs, runs(), rules)
+    if found is None:
+        raise PruneError("There was nothing to compare on.")
+    return found
+
+
+def tallied(
+    names: Sequence[str], runs: Iterable[tuple[Sequence[Any], ...]], rules: Rules = BY_TYPE
+) -> list[Comparison] | None:
+    """Compare values run by run.
+
+    Args:
+        names: of the values.
+        runs: for each run the reference's values, the candidate's, and those that tell how large values are.
+        rules: what may differ.
+
+    Returns:
+        One comparison for each name; ``None`` if there was no run.
+    """
+    sums = [_Sums(name, rules) for name in names]
     ran = False
-    for feed in feeds:
+    for run in runs:
         ran = True
-        first = reference.run(feed)
-        for total, a, b, c in zip(sums, first, candidate.run(feed), dense.run(feed) if dense else first, strict=True):
+        for total, a, b, c in zip(sums, *run, strict=True):
             total.add(a, b)
             total.see(c)
-    if not ran:
-        raise PruneError("There was nothing to compare on.")
-    return [total.comparison() for total in sums]
+    return [total.comparison() for total in sums] if ran else None
 
 
 def forgive_rounding(found: Iterable[Comparison], noise: Iterable[Comparison]) -> None:

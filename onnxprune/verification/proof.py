@@ -9,16 +9,20 @@ import onnx
 
 from onnxprune.algebra.analysis import Model
 from onnxprune.algebra.closure import Mask
-from onnxprune.data import runtime
 from onnxprune.data.runtime import Session
 from onnxprune.errors import PruneError
+from onnxprune.latency.timing import Limits, interleave
 from onnxprune.metrics import catalogue
 from onnxprune.metrics.evidence import Bench, rows
 from onnxprune.model import files
 from onnxprune.model.record import Record
 from onnxprune.report.results import Applied, Fidelity, Proof
 from onnxprune.surgery import removal, saving
-from onnxprune.verification.comparison import Comparison, compare, failures, forgive_rounding
+from onnxprune.verification.comparison import compare
+from onnxprune.verification.divergence import survivors
+from onnxprune.verification.questions import Questions, setups
+
+QUICKLY = Limits(seconds=1.0)
 
 
 def cut_and_prove(
@@ -58,22 +62,16 @@ def cut_and_prove(
     if exact.sum() < removed.sum():
         provable = saving.write(removal.remove(analysis, exact), folder / "provable", "provable.onnx")
     zeroed = saving.write(removal.zero(analysis, exact), folder / "zeroed", "zeroed.onnx")
-    proof = {provider: _compared(zeroed, provable, provider, bench) for provider in bench.evidence.providers}
-    problem = next((f"{provider}: {text}" for provider, found in proof.items() if (text := failures(found))), "")
+    ask = Questions(bench.proof, setups(bench.evidence.providers, ["all"]))
+    ask.same(zeroed, provable, survivors(analysis, exact), bench.session)
+    proof = ask.answers.surgery
+    problem = "" if ask.answers else f"Removed and zeroed differ {ask.answers.reason}."
     if problem and not keep_unverified:
-        raise PruneError(f"Removed and zeroed differ on {problem}. Nothing was written.")
+        raise PruneError(f"{problem} Nothing was written.")
     before = bench.model.record.nbytes
     after = sum(path.stat().st_size for path in cut.parent.rglob("*") if path.is_file())
-    notes = " ".join(filter(None, (note, _what_proves_little(proof), _what_is_not_proven(removed, exact))))
+    notes = " ".join(filter(None, (problem, note, _what_proves_little(proof), _what_is_not_proven(removed, exact))))
     return cut, Applied(str(target or ""), not problem, proof, {"before": before, "after": after}, notes)
-
-
-def _compared(zeroed: Path, cut: Path, provider: str, bench: Bench) -> list[Comparison]:
-    reference = Session(zeroed, provider)
-    found = compare(reference, Session(cut, provider), bench.proof, bench.session)
-    if not all(found):
-        forgive_rounding(found, compare(reference, Session(zeroed, provider, optimised=False), bench.proof))
-    return found
 
 
 def _what_is_not_proven(removed: Mask, exact: Mask) -> str:
@@ -118,11 +116,14 @@ def fidelity(bench: Bench, cut: Path) -> Fidelity:
     pruned = Session(cut, bench.evidence.providers[0])
     feeds = bench.feeds or bench.seeded
     found = compare(bench.session, pruned, feeds)
-    times = runtime.latency([bench.session, pruned], bench.one_row())
+    row = bench.one_row()
+    timings = interleave([session.bound(row) for session in (bench.session, pruned)], QUICKLY, bench.evidence.seed)
+    times = [timing.median for timing in timings]
     scores = None
     if bench.metric is not None:
         outputs = [catalogue.collect(session, feeds) for session in (bench.session, pruned)]
         against = bench.labels if bench.labels is not None else outputs[0]
         scores = [catalogue.score(bench.metric, each, against) for each in outputs]
     name = bench.metric.name if bench.metric else ""
-    return Fidelity(found, rows(feeds), bool(bench.feeds), name, scores, times, seen=bench.seen and bool(bench.feeds))
+    seen, spread = bench.seen and bool(bench.feeds), [timing.quartiles for timing in timings]
+    return Fidelity(found, rows(feeds), bool(bench.feeds), name, scores, times, seen, spread)

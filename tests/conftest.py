@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxprune.latency.timing import Contender, Limits, Timing, summarise
+from onnxprune.latency.timing import Timing, summarise
 from onnxprune.verification import proof
 from tests.material import save, tiny
 
@@ -22,7 +22,7 @@ def mlp(tmp_path: Path) -> Path:
 def instant(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what only waits for a clock: a measured latency says nothing about bytes and refusals."""
 
-    def interleave(contenders: Sequence[Contender], limits: Limits, seed: int) -> list[Timing]:
-        return summarise([[[1e-3]] for _ in contenders])
+    def versus(files: Sequence[Path], *others: object) -> list[Timing]:
+        return summarise([[[1e-3]] for _ in files])
 
-    monkeypatch.setattr(proof, "interleave", interleave)
+    monkeypatch.setattr(proof, "versus", versus)

@@ -8,6 +8,7 @@ where the table was wrong.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +18,15 @@ from onnxprune.algebra.analysis import Analysis
 from onnxprune.algebra.closure import Mask
 from onnxprune.algebra.cost import Cost, CostModel
 from onnxprune.errors import PruneError
-from onnxprune.latency import apart
-from onnxprune.latency.bench import timed
+from onnxprune.latency.bench import versus
 from onnxprune.latency.table import LatencyModel
 from onnxprune.latency.timing import Limits, Timing
 from onnxprune.metrics.evidence import Bench
 from onnxprune.surgery import removal, saving
 
-TRIES = 5  # proposals that are timed until one takes what it may
+TRIES = 6  # proposals that are timed until one takes what it may
 SLACK = 0.03  # of the time that a model may take, and need not use
+INSIDE = 0.1  # of a bracket, that a proposal keeps away from its ends
 CONFIRMED = 0.05  # of the time by which the final measurement may exceed what was asked for
 SEARCHING, CONFIRMING = Limits(seconds=6.0), Limits(seconds=20.0)
 PARTS = 4  # that a message names
@@ -49,6 +50,34 @@ class TimedCostModel(CostModel):
         """The cost once these units are gone."""
         cost = super().__call__(removed)
         return TimedCost(cost.params, cost.bytes, cost.macs, round(1e6 * self.table(removed)))
+
+
+class _Search:
+    """For which predicted share of the time the measured one is what it may be, and little less.
+
+    Args:
+        keep: the share that may be measured.
+        proposed: the predicted share to begin with.
+    """
+
+    def __init__(self, keep: float, proposed: float) -> None:
+        self.keep, self.proposed, self.aim = keep, min(1.0, proposed), keep * (1 - SLACK / 2)
+        self.best: Mask | None = None
+        self._below = self._above = (0.0, 0.0)  # predicted and measured, of what was quick enough, and of what was not
+
+    def learn(self, share: float, removed: Mask) -> bool:
+        """Take a measurement in; true if there is no need for more."""
+        if share > self.keep:
+            self._above = self.proposed, share
+        elif share >= self._below[1]:
+            self._below, self.best = (self.proposed, share), removed
+        self.proposed *= self.aim / max(share, 1e-9)
+        if self._below[0] and self._above[0]:
+            (low, quick), (high, slow) = self._below, self._above
+            part = math.log(self.aim / quick) / math.log(slow / quick)
+            self.proposed = low * (high / low) ** min(max(part, INSIDE), 1 - INSIDE)
+        self.proposed = min(1.0, self.proposed)
+        return self.keep * (1 - SLACK) <= share <= self.keep
 
 
 class Clock:
@@ -88,23 +117,21 @@ class Clock:
         Raises:
             PruneError: no choice is quick enough.
         """
-        best: tuple[float, Mask] | None = None
+        search = _Search(keep, keep / self._bias)
         for _ in range(TRIES):
             try:
-                removed = spend(min(1.0, keep / self._bias))
+                removed = spend(search.proposed)
             except PruneError as error:
-                if best is not None:
+                if search.best is not None:
                     break
                 raise PruneError(f"{error} {self.where()}") from error
             share = self.share(removed)
-            if share <= keep and (best is None or share > best[0]):
-                best = share, removed
-            if keep * (1 - SLACK) <= share <= keep:
+            self._bias = share / search.proposed
+            if search.learn(share, removed):
                 break
-            self._bias *= share / (keep * (1 - SLACK / 2))
-        if best is None:
+        if search.best is None:
             raise PruneError(f"No choice of widths was measured to take {keep:.0%} of the time. {self.where()}")
-        return best[1]
+        return search.best
 
     def share(self, removed: Mask) -> float:
         """The measured share of the dense model's time once these units are gone."""
@@ -141,4 +168,4 @@ class Clock:
 
     def _both(self, cut: Path, limits: Limits) -> list[Timing]:
         files, seed = [self.bench.file, cut], self.bench.evidence.seed
-        return apart.call(timed, files, [self.feed, self.feed], self.provider, 0, limits, seed)
+        return versus(files, [self.feed, self.feed], self.provider, limits, seed)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 
 from onnxprune import api
 from onnxprune.comparing.meeting import Meeting
 from onnxprune.comparing.results import Side
 from onnxprune.comparing.subjects import Subject
 from onnxprune.data.inputs import Feed
-from onnxprune.latency.timing import Limits, interleave
+from onnxprune.latency.bench import versus
+from onnxprune.latency.timing import Limits
 from onnxprune.model.record import Source
 
 Measures = Mapping[str, Callable[[Source], float]]
@@ -29,8 +29,9 @@ def sides(meeting: Meeting, seconds: float, seed: int, measures: Measures) -> tu
     feeds = meeting.both(meeting.one_row)
     times: list[float | None] = [None, None]
     if seconds:
-        runs = [partial(subject.session.run, feed) for subject, feed in zip(meeting.pair, feeds, strict=True)]
-        times = [timing.median for timing in interleave(runs, Limits(seconds=seconds), seed)]
+        files = [subject.file for subject in meeting.pair]
+        limits = Limits(seconds=seconds)
+        times = [timing.median for timing in versus(files, feeds, meeting.pair[0].provider, limits, seed)]
     one, other = (_side(*each, measures) for each in zip(meeting.pair, feeds, times, strict=True))
     return one, other
 

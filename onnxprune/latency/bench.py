@@ -115,7 +115,7 @@ def bench(
         for name in dict.fromkeys(providers):
             for count in dict.fromkeys(threads):
                 progress(f"timing on {name}, {describe_threads(count)}")
-                measured.append(Measured(name, count, apart.call(timed, files, feeds, name, count, limits, seed)))
+                measured.append(Measured(name, count, versus(files, feeds, name, limits, seed, count)))
     return Benched(
         [graph.record.name for graph in graphs],
         [{name: list(array.shape) for name, array in feed.items()} for feed in feeds],
@@ -128,6 +128,19 @@ def bench(
 def describe_threads(count: int) -> str:
     """A number of threads in words."""
     return "a thread per core" if count == 0 else f"{count} thread{'s' * (count > 1)}"
+
+
+def versus(
+    files: Sequence[Path], feeds: Sequence[Feed], provider: str, limits: Limits, seed: int, threads: int = 0
+) -> list[Timing]:
+    """Time model files in turns, each on its own feed, in an interpreter of their own.
+
+    In this one, sessions with pools of threads of their own would slow each other down.
+
+    Raises:
+        ProviderError, PruneError: a model does not load, or does not run.
+    """
+    return apart.call(timed, files, feeds, provider, threads, limits, seed)
 
 
 def timed(

@@ -11,7 +11,8 @@ from onnxprune.algebra.analysis import Model
 from onnxprune.algebra.closure import Mask
 from onnxprune.data.runtime import Session
 from onnxprune.errors import PruneError
-from onnxprune.latency.timing import Limits, interleave
+from onnxprune.latency.bench import versus
+from onnxprune.latency.timing import Limits
 from onnxprune.metrics import catalogue
 from onnxprune.metrics.evidence import Bench, rows
 from onnxprune.model import files
@@ -117,7 +118,7 @@ def fidelity(bench: Bench, cut: Path) -> Fidelity:
     feeds = bench.feeds or bench.seeded
     found = compare(bench.session, pruned, feeds)
     row = bench.one_row()
-    timings = interleave([session.bound(row) for session in (bench.session, pruned)], QUICKLY, bench.evidence.seed)
+    timings = versus([bench.file, cut], [row, row], bench.evidence.providers[0], QUICKLY, bench.evidence.seed)
     times = [timing.median for timing in timings]
     scores = None
     if bench.metric is not None:

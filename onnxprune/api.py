@@ -136,7 +136,8 @@ def prune(
         providers: execution providers by name.
         in_place: allow ``out`` to be the source.
         keep_unverified: write even if the proof fails.
-        allow_slower: write even if the result is not as quick as a budget of time asks for.
+        allow_slower: write even if the result is not as quick as a budget of time asks for, or if fewer
+            multiply-accumulates turn out to take longer.
         progress: called with the name of each stage.
         **recipe: the fields of `onnxprune.plan.Recipe` and `onnxprune.plan.Effort`.
 
@@ -171,6 +172,8 @@ def prune(
             keep = wanted.budget.keep or 1.0
             timings, told = decided.clock.confirmed(cut, keep, allow_slower=allow_slower)
             fidelity, applied = fidelity.timed(timings), applied.noting(told)
+        elif wanted.macs is not None and not allow_slower:
+            fidelity = proof.refuse_slower(bench, cut, fidelity)
         if target is not None:
             saving.publish(cut, target)
     details = Details.of(decided.model, decided.removed, decided.tried, decided.losses)

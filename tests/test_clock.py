@@ -15,7 +15,8 @@ from onnxprune.budget import clock as module
 from onnxprune.budget.clock import CONFIRMED, SLACK, TRIES, Clock
 from onnxprune.errors import PruneError, UsageError
 from onnxprune.latency.table import Part
-from onnxprune.latency.timing import Timing, summarise
+from onnxprune.latency.timing import Limits, Timing, summarise
+from onnxprune.verification import proof
 from tests.material import snapshot, weights
 from tests.studied import placed, redundant
 from tests.terminal import done, refused
@@ -169,6 +170,24 @@ def test_a_result_that_is_not_as_quick_is_not_written(tmp_path: Path, machine: A
     assert (tmp_path / "slow.onnx").exists()
 
 
+def test_fewer_operations_that_take_longer_are_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = []
+
+    def versus(files: Sequence[Path], feeds: object, provider: str, given: Limits, *others: object) -> list[Timing]:
+        limits.append(given)
+        return summarise([[[1.0]], [[1.2]]])
+
+    monkeypatch.setattr(proof, "versus", versus)
+    model, data = placed(tmp_path, redundant())
+    before = snapshot(tmp_path)
+    words = ("prune", model, "-o", tmp_path / "slow.onnx", "--data", data, "--macs", "0.6", "--align", "1")
+    assert "takes 120% of the dense model's time on this machine. Nothing was written;" in refused(1, *words)
+    assert snapshot(tmp_path) == before
+    assert limits[1].seconds > limits[0].seconds, "it is measured for longer before it is refused"
+    done(*words, "--allow-slower")
+    assert (tmp_path / "slow.onnx").exists()
+
+
 def test_the_margin_of_the_confirmation_is_small() -> None:
     assert CONFIRMED <= 0.05
 
@@ -183,7 +202,7 @@ def test_the_margin_of_the_confirmation_is_small() -> None:
         ({"latency": 0.5, "macs": 0.5}, "got macs, latency"),
     ],
 )
-def test_nonsense_is_refused_before_any_work(wishes: dict[str, float], message: str, tmp_path: Path) -> None:
+def test_nonsense_is_refused_before_any_work(wishes: dict[str, Any], message: str, tmp_path: Path) -> None:
     model, _ = placed(tmp_path, redundant())
     before = snapshot(tmp_path)
     with pytest.raises(UsageError, match=message):

@@ -116,7 +116,7 @@ OUT = click.option("-o", "--out", required=True, metavar="OUT", help="Where to w
 IN_PLACE = click.option("--in-place", is_flag=True, help="Allow OUT to be the input.")
 KEEP_UNVERIFIED = click.option("--keep-unverified", is_flag=True, help="Write even if the proof fails.")
 ALLOW_SLOWER = click.option(
-    "--allow-slower", is_flag=True, help="Write even if it is not as fast as --latency or --speedup asks for."
+    "--allow-slower", is_flag=True, help="Write even if it is slower than asked for, or than before."
 )
 MODEL = click.argument("model")
 

@@ -213,10 +213,10 @@ def losses(document: Document) -> list[Figure]:
     decades = range(round(math.log10(LEAST)), max(-3, math.ceil(math.log10(max(top, LEAST)))) + 1)
     pictures = [_curve(groups[number], curve, decades) for number, curve in shown]
     caption = (
-        "What the outputs lose, as a fraction of their variance, when only this group is cut and only biases make up"
-        f" for it. Down: {wording.percent(10.0 ** decades[0], 3)} to {wording.percent(10.0 ** decades[-1], 0)},"
-        " in powers of ten. Across: the units that go, from none to all; a curve ends where no more may. The dot is"
-        " what was cut."
+        "What the outputs lose, as a fraction of their variance, when only this group is cut and what reads it is"
+        f" refitted as if all else stayed. Down: {wording.percent(10.0 ** decades[0], 3)} to"
+        f" {wording.percent(10.0 ** decades[-1], 0)}, in powers of ten. Across: the units that go, from none to all;"
+        " a curve ends where no more may. The dot is what was cut."
     )
     return [Figure("losses", caption, pictures, FIRST, small=True)]
 

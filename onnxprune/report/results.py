@@ -146,6 +146,8 @@ class Fidelity:
         scores: what it gave, dense and pruned.
         latency_ms: median milliseconds of one run of one row, dense and pruned, measured in turns.
         seen: whether the rows calibrated, too, which flatters.
+        latency_ratio, latency_interval: how much of the dense model's time the pruned one takes, and where that lies
+            with 95 % confidence.
         latency_quartiles_ms: what a quarter of the runs stays below, and what a quarter exceeds, dense and pruned.
     """
 
@@ -157,11 +159,18 @@ class Fidelity:
     latency_ms: list[float]
     seen: bool = False
     latency_quartiles_ms: Sequence[tuple[float, float]] = ()
+    latency_ratio: float = 1.0
+    latency_interval: tuple[float, float] = (1.0, 1.0)
 
     def timed(self, timings: Sequence[Timing]) -> Fidelity:
         """The same with better timings, of the dense model and of the pruned one."""
-        quartiles = [timing.quartiles for timing in timings]
-        return replace(self, latency_ms=[timing.median for timing in timings], latency_quartiles_ms=quartiles)
+        return replace(
+            self,
+            latency_ms=[timing.median for timing in timings],
+            latency_quartiles_ms=[timing.quartiles for timing in timings],
+            latency_ratio=timings[-1].ratio,
+            latency_interval=timings[-1].interval,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""

@@ -12,7 +12,7 @@ from onnxprune.algebra.closure import Mask
 from onnxprune.data.runtime import Session
 from onnxprune.errors import PruneError
 from onnxprune.latency.bench import versus
-from onnxprune.latency.timing import Limits
+from onnxprune.latency.timing import Limits, Timing
 from onnxprune.metrics import catalogue
 from onnxprune.metrics.evidence import Bench, rows
 from onnxprune.model import files
@@ -23,7 +23,8 @@ from onnxprune.verification.comparison import compare
 from onnxprune.verification.divergence import survivors
 from onnxprune.verification.questions import Questions, setups
 
-QUICKLY = Limits(seconds=1.0)
+QUICKLY, SURELY = Limits(seconds=1.0), Limits(seconds=10.0)
+SLOWER = 1.02  # of the dense model's time: what surely takes more is slower
 
 
 def cut_and_prove(
@@ -117,14 +118,34 @@ def fidelity(bench: Bench, cut: Path) -> Fidelity:
     pruned = Session(cut, bench.evidence.providers[0])
     feeds = bench.feeds or bench.seeded
     found = compare(bench.session, pruned, feeds)
-    row = bench.one_row()
-    timings = versus([bench.file, cut], [row, row], bench.evidence.providers[0], QUICKLY, bench.evidence.seed)
-    times = [timing.median for timing in timings]
     scores = None
     if bench.metric is not None:
         outputs = [catalogue.collect(session, feeds) for session in (bench.session, pruned)]
         against = bench.labels if bench.labels is not None else outputs[0]
         scores = [catalogue.score(bench.metric, each, against) for each in outputs]
     name = bench.metric.name if bench.metric else ""
-    seen, spread = bench.seen and bool(bench.feeds), [timing.quartiles for timing in timings]
-    return Fidelity(found, rows(feeds), bool(bench.feeds), name, scores, times, seen, spread)
+    seen = bench.seen and bool(bench.feeds)
+    return Fidelity(found, rows(feeds), bool(bench.feeds), name, scores, [], seen).timed(times(bench, cut, QUICKLY))
+
+
+def times(bench: Bench, cut: Path, limits: Limits) -> list[Timing]:
+    """The dense model and the pruned one, timed in turns on one row and the first provider."""
+    row, evidence = bench.one_row(), bench.evidence
+    return versus([bench.file, cut], [row, row], evidence.providers[0], limits, evidence.seed)
+
+
+def refuse_slower(bench: Bench, cut: Path, fidelity: Fidelity) -> Fidelity:
+    """The same with a longer measurement where it looks as if the model had become slower.
+
+    Raises:
+        PruneError: it has.
+    """
+    if fidelity.latency_interval[0] <= SLOWER:
+        return fidelity
+    longer = fidelity.timed(times(bench, cut, SURELY))
+    if longer.latency_interval[0] <= SLOWER:
+        return longer
+    raise PruneError(
+        f"The result takes {longer.latency_ratio:.0%} of the dense model's time on this machine. Nothing was written;"
+        " --latency chooses widths that are quick here, --align 16 often does, and --allow-slower writes it anyway."
+    )

@@ -197,3 +197,16 @@ def test_results_are_plain_json(tmp_path: Path) -> None:
     document = json.loads(path.read_text(encoding="utf-8"))
     assert document["beds"]["net"]["budgets"][HALF.name]["recipe"] == {"macs": 0.5, "align": 1}
     assert document["runs"][0]["kept"] == {"macs": 0.5, "params": 0.6}
+
+
+def test_the_short_table_goes_between_the_marks_of_a_page() -> None:
+    found = results(made("default", 0, 0.91), made("default", 1, 0.93), made("l1", 0, 0.5))
+    page = f"head\n{table.MARKS[0]}\nold\n{table.MARKS[1]}\ntail\n"
+    filled = table.inserted(page, table.brief(found))
+    assert filled.startswith(f"head\n{table.MARKS[0]}\n| bed |")
+    assert filled.endswith(f"|\n{table.MARKS[1]}\ntail\n")
+    assert "0.920 ± 0.014" in filled
+    assert "old" not in filled
+    assert table.inserted(filled, table.brief(found)) == filled
+    with pytest.raises(ValueError, match="no lines"):
+        table.inserted("a page", "lines")

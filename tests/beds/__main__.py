@@ -106,6 +106,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--peer", metavar="PYTHON", help="an interpreter with onnxsim; without it that row is left out")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="where beds.json and BEDS.md go")
     parser.add_argument("--resume", action="store_true", help="run only what has no result yet")
+    parser.add_argument("--page", type=Path, help="write the short table between the marks of this page; run nothing")
     parser.add_argument("--list", action="store_true", help="print the beds and the rows, and run nothing")
     options = parser.parse_args(arguments)
     known = {*rows.ROWS, rows.PEERS}
@@ -122,6 +123,11 @@ def main(arguments: Sequence[str]) -> int:
     ways = rows.with_peer(options.peer)
     if options.list:
         print("\n".join(chosen), f"rows: {', '.join((*rows.ROWS, rows.PEERS))}", sep="\n")
+        return 0
+    if options.page is not None:
+        known_results = Results.read(options.out / "beds.json")
+        page = options.page.read_text(encoding="utf-8")
+        options.page.write_text(table.inserted(page, table.brief(known_results)), encoding="utf-8")
         return 0
     context = Context(options.models, options.items)
     results = Results.read(options.out / "beds.json")

@@ -9,6 +9,7 @@ from typing import Any
 from tests.beds.store import Results, Run
 
 ROWS = ("l1", "l1+bn", "merge", "data-free", "default", "onnxsim")
+MARKS = "<!-- beds -->", "<!-- end of beds -->"
 OFF = 0.02  # a kept share this far from the budget's is shown
 
 HEAD = """# Accuracy without training
@@ -31,6 +32,37 @@ def render(results: Results) -> str:
             if any(key[:2] == (bed, budget) for key in results.runs):
                 lines += [_line(cells) for cells in _budget(results, bed, budget, entry, names)]
     return HEAD + "\n".join(lines) + "\n" + _failures(results)
+
+
+def brief(results: Results) -> str:
+    """A line per bed, budget and metric, and a column per row, with three digits."""
+    lines = [_line(["bed", "budget", "metric", "dense", *ROWS]), _line(["---"] * (len(ROWS) + 4))]
+    for bed in sorted(results.beds):
+        for budget in results.beds[bed]["budgets"]:
+            for metric, dense in results.beds[bed]["dense"].items():
+                cells = [_rounded(results.of(bed, budget, row), metric) for row in ROWS]
+                if any(cells):
+                    lines.append(_line([bed, budget, metric, f"{float(dense):.3f}", *cells]))
+    return "\n".join(lines) + "\n"
+
+
+def inserted(page: str, lines: str) -> str:
+    """A page with these lines between its two marks.
+
+    Raises:
+        ValueError: it has no such marks.
+    """
+    before, start, rest = page.partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if not start or not end:
+        raise ValueError(f"the page has no lines {MARKS[0]} and {MARKS[1]}")
+    return f"{before}{start}\n{lines}{end}{after}"
+
+
+def _rounded(runs: Sequence[Run], metric: str) -> str:
+    values = [run.metrics[metric] for run in runs if not run.failed and metric in run.metrics]
+    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.3f}{spread}" if values else ""
 
 
 def _others(results: Results) -> list[str]:

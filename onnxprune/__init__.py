@@ -24,10 +24,10 @@ from onnxprune.errors import RefusedError as RefusedError
 from onnxprune.errors import UsageError as UsageError
 from onnxprune.latency.bench import bench as bench
 from onnxprune.plan import Plan as Plan
-from onnxprune.plan import Recipe as Recipe
 from onnxprune.replay import read_plan as read_plan
 from onnxprune.sensitivity import sensitivity as sensitivity
 from onnxprune.verification.verb import verify as verify
+from onnxprune.wishes import Recipe as Recipe
 
 __all__ = [
     "FileError",

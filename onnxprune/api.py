@@ -28,12 +28,13 @@ from onnxprune.metrics.catalogue import Labels
 from onnxprune.metrics.evidence import Bench, Evidence, attempt, check_memory, load_given
 from onnxprune.model import files
 from onnxprune.model.record import Record, Source
-from onnxprune.plan import Effort, Plan, Recipe
+from onnxprune.plan import Plan
 from onnxprune.replay import blaming_plan, planned_shapes, read_plan
 from onnxprune.report.details import Details
 from onnxprune.report.results import Applied, Inspection, Pruned, Ran
 from onnxprune.surgery import saving
 from onnxprune.verification import proof
+from onnxprune.wishes import Effort, Recipe
 
 Target = str | os.PathLike[str]
 Progress = Callable[[str], None]
@@ -49,7 +50,7 @@ def inspect(source: Source, *, input_shapes: Mapping[str, Sequence[int]] | None 
     Args:
         source: the model.
         input_shapes: for inputs whose shape is open; MACs are counted there.
-        **wishes: what may go and what stays, as in `onnxprune.plan.Recipe`.
+        **wishes: what may go and what stays, as in `onnxprune.wishes.Recipe`.
 
     Raises:
         FileError, RefusedError: the model cannot be read, or is not one.
@@ -80,7 +81,7 @@ def plan(
         input_shapes: for inputs whose shape is open; MACs are counted there.
         data: calibrates; shapes are taken from it if none are given.
         progress: called with the name of each stage.
-        **recipe: the fields of `onnxprune.plan.Recipe` and `onnxprune.plan.Effort`.
+        **recipe: the fields of `onnxprune.wishes.Recipe` and `onnxprune.wishes.Effort`.
 
     Raises:
         UsageError: the recipe is not valid.
@@ -139,7 +140,7 @@ def prune(
         allow_slower: write even if the result is not as quick as a budget of time asks for, or if fewer
             multiply-accumulates turn out to take longer.
         progress: called with the name of each stage.
-        **recipe: the fields of `onnxprune.plan.Recipe` and `onnxprune.plan.Effort`.
+        **recipe: the fields of `onnxprune.wishes.Recipe` and `onnxprune.wishes.Effort`.
 
     Raises:
         PruneError: the budget is out of reach, or the proof failed; nothing was written.

@@ -18,7 +18,7 @@ from typing import Any
 
 from onnxprune.errors import FileError, UsageError
 from onnxprune.model import files
-from onnxprune.plan import Effort, Recipe
+from onnxprune.wishes import Effort, Recipe
 
 if sys.version_info >= (3, 11):
     import tomllib

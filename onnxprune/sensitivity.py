@@ -22,10 +22,11 @@ from onnxprune.metrics.catalogue import Labels, collect
 from onnxprune.metrics.evidence import Bench, Evidence, rows
 from onnxprune.model.edits import LARGEST
 from onnxprune.model.record import Array, Record, Source
-from onnxprune.plan import Recipe, source_of
+from onnxprune.plan import source_of
 from onnxprune.recovery.walk import Values, Walk
 from onnxprune.report.results import environment
 from onnxprune.surgery import saving
+from onnxprune.wishes import Recipe
 
 DEFAULT = "obs"
 FREE = Budget(macs=0.5, align=1, min_keep=1)  # any width, down to one unit
@@ -109,7 +110,7 @@ def sensitivity(
         samples: how many rows of the data calibrate, at most; a fifth of them is held out.
         seed: of everything random.
         progress: called with the name of each stage.
-        **wishes: what may go and what stays, as in `onnxprune.plan.Recipe`.
+        **wishes: what may go and what stays, as in `onnxprune.wishes.Recipe`.
 
     Raises:
         UsageError: a ratio or the criterion makes no sense, or the data does not fit the model.

@@ -10,8 +10,9 @@ from models.architectures import Entry, entries, load
 from onnxprune.algebra.analysis import Model
 from onnxprune.metrics.evidence import Bench, Evidence
 from onnxprune.model.record import Record
-from onnxprune.plan import Recipe, decide
+from onnxprune.plan import decide
 from onnxprune.verification.proof import cut_and_prove
+from onnxprune.wishes import Recipe
 
 CLOSE = 1e-4  # of an output's range
 ENTRIES = entries("small")

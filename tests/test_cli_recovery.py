@@ -13,9 +13,9 @@ import pytest
 
 from onnxprune.budget.study import Study
 from onnxprune.data.runtime import Session
-from onnxprune.plan import SCHEDULES
 from onnxprune.recovery.methods import METHODS
 from onnxprune.verification import proof
+from onnxprune.wishes import SCHEDULES
 from tests.laws import parse
 from tests.linears import batches
 from tests.material import save, snapshot, within

@@ -15,7 +15,8 @@ import pytest
 import onnxprune
 from onnxprune.errors import FileError, RefusedError, UsageError
 from onnxprune.model import wire
-from onnxprune.plan import Plan, Recipe
+from onnxprune.plan import Plan
+from onnxprune.wishes import Recipe
 from tests.laws import parse
 from tests.material import changed, save, save_external, snapshot, tiny, weights, within
 

@@ -26,9 +26,10 @@ from onnxprune.metrics import catalogue
 from onnxprune.metrics.evidence import Bench
 from onnxprune.model.edits import LARGEST, adopted, digest, grown, with_values
 from onnxprune.model.tensors import FLOATS
-from onnxprune.plan import Effort, Plan, Recipe
+from onnxprune.plan import Plan
 from onnxprune.recovery.walk import Values
 from onnxprune.surgery import removal
+from onnxprune.wishes import Effort, Recipe
 
 DEFAULT = "obs"
 BLIND_SHARE = 0.5  # of the multiply-accumulates; what is left of a model beyond that, made-up inputs do not vouch for

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import click
 
 from onnxprune.algebra.pins import ATTENTION
-from onnxprune.plan import SCHEDULES
 from onnxprune.recovery.methods import METHODS
+from onnxprune.wishes import SCHEDULES
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -61,7 +61,7 @@ WISHES = _options(
     ),
     click.option("--normalized-axes", is_flag=True, help="Cut hidden sizes, too: where norms run, removing ≠ zeroing."),
 )
-"""What may go and what stays: `onnxprune.plan.Recipe` without its budget."""
+"""What may go and what stays: `onnxprune.wishes.Recipe` without its budget."""
 BUDGET = _options(
     click.option("--ratio", type=float, help="Fraction of each group's units to remove."),
     click.option("--params", type=float, help="Fraction of the model's parameters to keep."),

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from onnxprune.algebra.analysis import Model
 from onnxprune.passes import PassResult
-from onnxprune.plan import Recipe, decide
+from onnxprune.plan import decide
+from onnxprune.wishes import Recipe
 from onnxprune.surgery import removal
 
 

@@ -17,8 +17,9 @@ import onnx
 from onnxprune.algebra.analysis import Analysis, Model
 from onnxprune.algebra.closure import Mask
 from onnxprune.model.record import Record
-from onnxprune.plan import Recipe, decide
+from onnxprune.plan import decide
 from onnxprune.surgery import removal
+from onnxprune.wishes import Recipe
 from tests.benchmarks import speed
 
 OPSET = 17

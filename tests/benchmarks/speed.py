@@ -20,8 +20,9 @@ import onnx
 from onnxprune.algebra.analysis import Analysis, Model
 from onnxprune.algebra.graph import Graph
 from onnxprune.model.record import Record
-from onnxprune.plan import Recipe, decide
+from onnxprune.plan import decide
 from onnxprune.surgery import removal, saving
+from onnxprune.wishes import Recipe
 from tests.benchmarks import light
 
 ROUNDS = 5

@@ -22,6 +22,7 @@ from onnxprune.budget.ranking import Ranking
 from onnxprune.criteria.base import Numbers, Scores
 from onnxprune.recovery.compensation import compensated
 from onnxprune.recovery.statistics import Statistics
+from onnxprune.recovery.walk import Values
 
 POINTS = (1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1.0)  # of what may go, where a curve is measured
 FEW_POINTS = (1 / 4, 1 / 2, 3 / 4, 1.0)
@@ -89,7 +90,12 @@ def _shapeless(
 
 
 def measured(
-    statistics: Statistics, held_out: HeldOut, plain: Sequence[Curve], removed: Mask, points: Sequence[float]
+    statistics: Statistics,
+    held_out: HeldOut,
+    plain: Sequence[Curve],
+    removed: Mask,
+    points: Sequence[float],
+    repaired: Callable[[Statistics, Mask], Values] = compensated,
 ) -> list[Curve]:
     """The curves of a model, group by group in the order in which it runs.
 
@@ -99,6 +105,7 @@ def measured(
         plain: the curves without their losses.
         removed: the units that are gone by now.
         points: where each curve is measured, as fractions of what may go.
+        repaired: what constants hold once units are gone, and what is done about it.
     """
     held_out.start(statistics.values)
     base = held_out.loss(statistics.values).error
@@ -111,7 +118,7 @@ def measured(
         for pick in picks[1:]:
             mask = removed.copy()
             mask[curve.order[: curve.counts[pick]]] = True
-            losses.append(max(0.0, held_out.loss(compensated(statistics, mask), start).error - base))
+            losses.append(max(0.0, held_out.loss(repaired(statistics, mask), start).error - base))
         losses = list(np.maximum.accumulate(np.nan_to_num(losses, posinf=1e6)))
         every = np.interp(curve.counts, curve.counts[picks], losses)
         found[int(group)] = Curve(curve.order, curve.counts, every + FLOOR * curve.counts / max(1, curve.counts[-1]))

@@ -31,7 +31,7 @@ from onnxprune.recovery.walk import Values
 from onnxprune.surgery import removal
 from onnxprune.wishes import Effort, Recipe
 
-DEFAULT = "obs"
+DEFAULT, PLAIN = "obs", "l2"  # criteria; the second where nothing makes up for what goes
 BLIND_SHARE = 0.5  # of the multiply-accumulates; what is left of a model beyond that, made-up inputs do not vouch for
 BLIND = "More than half of the MACs went on made-up inputs alone: measure the result before it is used."
 FOREIGN = (
@@ -127,7 +127,7 @@ def _studied(bench: Bench, recipe: Recipe, effort: Effort, progress: Callable[[s
             study.clock = Clock(bench, study.analysis, progress)
             study.cost = study.clock.cost
             study.widths = study.clock.widths if recipe.align == "auto" else None
-        best = study.best(recipe.criterion or DEFAULT, recipe.budget, effort.schedule)
+        best = study.best(_criterion(recipe, effort), recipe.budget, effort.schedule)
         helps = bool(best.steps) and study.helps(best)
         record, steps = study.finished(best.removed) if helps else (model.record, [])
     except ExecutionError as error:
@@ -161,6 +161,10 @@ def _studied(bench: Bench, recipe: Recipe, effort: Effort, progress: Callable[[s
     return Decided(plan, final, cut, note, study.tried, study.losses, study.clock)
 
 
+def _criterion(recipe: Recipe, effort: Effort) -> str:
+    return recipe.criterion or (PLAIN if effort.recover == "none" else DEFAULT)
+
+
 def made_up(bench: Bench, seed: int) -> list[Feed]:
     """Calibration batches for want of data.
 
@@ -177,7 +181,7 @@ def _study(
     study = Study(bench.model, feeds, bench.shapes, recipe.seed, effort.recover, progress, blind=not bench.calibration)
     study.labels = bench.calibration_labels
     if effort.sensitivity is not None:
-        study.known = sensitivity.known(effort.sensitivity, study, recipe.criterion or DEFAULT).curves
+        study.known = sensitivity.known(effort.sensitivity, study, _criterion(recipe, effort)).curves
     metric, labels = bench.metric, bench.labels
     if metric is not None and labels is not None:
         dense = catalogue.measure(metric, bench.session, bench.feeds, labels)

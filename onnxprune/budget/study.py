@@ -29,6 +29,7 @@ from onnxprune.data.sampling import count
 from onnxprune.errors import PruneError, UsageError
 from onnxprune.model.edits import with_biases, with_values
 from onnxprune.model.record import Array, Record
+from onnxprune.recovery.compensation import compensated
 from onnxprune.recovery.methods import recovered
 from onnxprune.recovery.recalibration import attuned
 from onnxprune.recovery.sequence import Step, apart
@@ -284,10 +285,16 @@ class Study:
             found = self.known(plain)
         else:
             with threadpool_limits(1):
-                found = curve.measured(statistics, self.held_out, plain, removed, points)
+                found = curve.measured(statistics, self.held_out, plain, removed, points, self._repaired)
         if not removed.any():
             self.losses = found
         return found
+
+    def _repaired(self, statistics: Statistics, removed: Mask) -> Values:
+        """What constants hold when a curve is measured: made up for only where that is what will be done."""
+        if self.recover == "none":
+            return removal.zeroed(self.analysis, removed, statistics.values)
+        return compensated(statistics, removed)
 
     def judged(self, name: str, removed: Mask, criterion: str) -> Candidate:
         """Refit and compare on held-out data."""

@@ -8,8 +8,8 @@ from typing import ClassVar
 from onnxprune.algebra.analysis import Model
 from onnxprune.passes import PassResult
 from onnxprune.plan import decide
-from onnxprune.wishes import Recipe
 from onnxprune.surgery import removal
+from onnxprune.wishes import Recipe
 
 
 @dataclass(frozen=True)

@@ -23,31 +23,36 @@ STEPS = 7  # of the bisection for the sparsity that a peer needs to meet a budge
 PEER = Path(__file__).with_name("peer.py")
 
 
+def _prune(bed: Bed, out: Path, **given: Any) -> None:
+    """Prune, and write what comes out: with widths that no machine likes, it may be slower than before."""
+    api.prune(bed.model, out, allow_slower=True, **given)
+
+
 def l1(bed: Bed, budget: Budget, seed: int, out: Path) -> None:
     """Removal by L1 norm; nothing is repaired."""
-    api.prune(bed.model, out, criterion="l1", recover="none", seed=seed, input_shapes=bed.shapes, **budget.recipe)
+    _prune(bed, out, criterion="l1", recover="none", seed=seed, input_shapes=bed.shapes, **budget.recipe)
 
 
 def l1_bn(bed: Bed, budget: Budget, seed: int, out: Path) -> None:
     """Removal by L1 norm, and the statistics of BatchNormalization computed again."""
     given = bed.calibration(seed)
-    api.prune(bed.model, out, criterion="l1", schedule="scores", recover="bn", data=given, seed=seed, **budget.recipe)
+    _prune(bed, out, criterion="l1", schedule="scores", recover="bn", data=given, seed=seed, **budget.recipe)
 
 
 def merge(bed: Bed, budget: Budget, seed: int, out: Path) -> None:
     """Removal by L2 norm, what goes merged into what is most like it; the best of the rivals that use no data."""
     given: dict[str, Any] = {"criterion": "l2", "schedule": "scores", "recover": "merge", **budget.recipe}
-    api.prune(bed.model, out, seed=seed, input_shapes=bed.shapes, **given)
+    _prune(bed, out, seed=seed, input_shapes=bed.shapes, **given)
 
 
 def data_free(bed: Bed, budget: Budget, seed: int, out: Path) -> None:
     """What the tool does by default when it is given no data."""
-    api.prune(bed.model, out, seed=seed, input_shapes=bed.shapes, **budget.recipe)
+    _prune(bed, out, seed=seed, input_shapes=bed.shapes, **budget.recipe)
 
 
 def default(bed: Bed, budget: Budget, seed: int, out: Path) -> None:
     """What the tool does by default with unlabelled samples."""
-    api.prune(bed.model, out, data=bed.calibration(seed), seed=seed, **budget.recipe)
+    _prune(bed, out, data=bed.calibration(seed), seed=seed, **budget.recipe)
 
 
 ROWS: dict[str, Row] = {"l1": l1, "l1+bn": l1_bn, "merge": merge, "data-free": data_free, "default": default}

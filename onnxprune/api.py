@@ -138,7 +138,7 @@ def prune(
         in_place: allow ``out`` to be the source.
         keep_unverified: write even if the proof fails.
         allow_slower: write even if the result is not as quick as a budget of time asks for, or if fewer
-            multiply-accumulates turn out to take longer.
+            multiply-accumulates turn out to take longer at widths that no ``align`` asked for.
         progress: called with the name of each stage.
         **recipe: the fields of `onnxprune.wishes.Recipe` and `onnxprune.wishes.Effort`.
 
@@ -173,8 +173,11 @@ def prune(
             keep = wanted.budget.keep or 1.0
             timings, told = decided.clock.confirmed(cut, keep, allow_slower=allow_slower)
             fidelity, applied = fidelity.timed(timings), applied.noting(told)
-        elif wanted.macs is not None and not allow_slower:
-            fidelity = proof.refuse_slower(bench, cut, fidelity)
+        else:
+            fidelity, told = proof.slower(bench, cut, fidelity)
+            if told and wanted.macs is not None and wanted.align == "auto" and not allow_slower:
+                raise PruneError(f"{told} Nothing was written; --allow-slower writes it anyway.")
+            applied = applied.noting(told)
         if target is not None:
             saving.publish(cut, target)
     details = Details.of(decided.model, decided.removed, decided.tried, decided.losses)

@@ -17,7 +17,7 @@ PHOTOS = {  # of scikit-image; what is calibrated on shows nothing of what is me
     "calibration": ("astronaut", "brick", "camera", "cell", "coffee", "gravel", "ihc", "page", "retina"),
     "test": ("chelsea", "clock_motion", "coins", "grass", "hubble_deep_field", "moon", "motorcycle_left", "rocket"),
 }
-THINGS = (  # photographs of Tux Paint, cut out: half of what is calibrated on has things in front of it
+THINGS = (  # photographs of Tux Paint, cut out: what is calibrated on has things in front of it
     "animals",
     "clothes",
     "food",
@@ -69,10 +69,10 @@ def things() -> list[Path]:
 
 
 def with_things(pixels: Array, seed: int) -> Array:
-    """A thing in front of every second crop, from half its size to a little more than all of it."""
+    """A thing in front of every crop, from half its size to a little more than all of it."""
     rng = np.random.default_rng(seed)
     found = pixels.copy()
-    for number, crop in list(enumerate(pixels))[1::2]:
+    for number, crop in enumerate(pixels):
         square = Image.fromarray(np.clip(np.round(crop.transpose(1, 2, 0) * 128 + 127), 0, 255).astype(np.uint8))
         thing = Image.open(things()[int(rng.integers(len(things())))]).convert("RGBA")
         scale = rng.uniform(0.5, 1.1) * SIDE / max(thing.size)

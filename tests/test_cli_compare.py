@@ -150,3 +150,14 @@ def test_the_readme_model_is_itself() -> None:
     found = done_json("compare", model, model, *QUICK)
     assert found["equal"] is True
     assert all(layer["level"] == 300 and not layer["weights"] for layer in found["layers"])
+
+
+def test_sensitivity_stands_side_by_side(folder: Path) -> None:
+    """Two exports of one network are about as sensitive; the order in which batches are summed may differ."""
+    found = done_json("compare", folder / "first.onnx", folder / "folded.onnx", *QUICK, "--sensitivity")
+    one, other = (side["measures"]["error, half of a group cut"] for side in found["sides"])
+    assert 0 < one < 1
+    assert 0 < other < 1
+    assert "half of a group" in done("compare", folder / "first.onnx", folder / "last.onnx", *QUICK, "--sensitivity")
+    plain = done_json("compare", folder / "first.onnx", folder / "last.onnx", *QUICK)
+    assert plain["sides"][0]["measures"] == {}

@@ -14,10 +14,10 @@ import numpy as np
 from onnxprune.algebra.analysis import Model
 from onnxprune.budget import curves
 from onnxprune.budget.allocation import Budget
+from onnxprune.budget.decision import made_up
 from onnxprune.budget.sensitivity import FORMAT, RATIOS, VERSION, Score, Sensitive, measured, settings
 from onnxprune.budget.study import Study
 from onnxprune.data.inputs import Data
-from onnxprune.data.synthetic import synthetic
 from onnxprune.errors import PruneError, UsageError
 from onnxprune.metrics import catalogue
 from onnxprune.metrics.catalogue import Labels, collect
@@ -131,7 +131,7 @@ def sensitivity(
     evidence = Evidence(data, labels, evaluation, metric, samples, allow_overlap, input_shapes or {}, seed=seed)
     with TemporaryDirectory(prefix="onnxprune-") as folder:
         bench = Bench(model, evidence, model.record.path or saving.copy(model.record, Path(folder), "model.onnx"))
-        feeds = bench.calibration or synthetic(model.graph, bench.shapes, seed)
+        feeds = bench.calibration or made_up(bench, seed)
         progress("statistics")
         study = Study(model, feeds, bench.shapes, seed, progress=progress, blind=not bench.calibration)
         study.labels = bench.calibration_labels

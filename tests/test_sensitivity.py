@@ -18,6 +18,7 @@ from onnxprune.budget import curves, heldout
 from onnxprune.budget.curves import Curve
 from onnxprune.budget.sensitivity import RATIOS, Known, read
 from onnxprune.budget.study import Study
+from onnxprune.data import synthetic
 from onnxprune.data.runtime import ExecutionError, Session
 from onnxprune.errors import PruneError, RefusedError, UsageError
 from onnxprune.metrics.evidence import Bench, Evidence
@@ -258,6 +259,27 @@ def test_curves_of_other_settings_are_refused(given: tuple[Path, Path], more: tu
     line = refused(3, *words, *more)
     assert f"was measured with another {what}" in line or ("--seed" in more and "another seed" in line)
     assert not (model.parent / "p.json").exists()
+
+
+def test_curves_of_inputs_that_were_made_up_are_taken_where_the_same_are_made_up(
+    given: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both make up fewer rows for a model that takes long."""
+    monkeypatch.setattr(synthetic, "WORK", 1000)
+    model, _ = given
+    done("sensitivity", model, "--json", tmp_path / "s.json")
+    done(
+        "prune",
+        model,
+        "-o",
+        tmp_path / "out.onnx",
+        "--macs",
+        "0.7",
+        "--align",
+        "1",
+        "--sensitivity",
+        tmp_path / "s.json",
+    )
 
 
 def test_curves_of_another_model_are_refused(given: tuple[Path, Path], mlp: Path) -> None:

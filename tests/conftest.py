@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ def mlp(tmp_path: Path) -> Path:
 def instant(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what only waits for a clock: a measured latency says nothing about bytes and refusals."""
 
-    def versus(files: Sequence[Path], *others: object) -> list[Timing]:
-        return summarise([[[1e-3]] for _ in files])
+    def against_dense(*given: object) -> list[Timing]:
+        return summarise([[[1e-3]], [[1e-3]]])
 
-    monkeypatch.setattr(proof, "versus", versus)
+    monkeypatch.setattr(proof, "against_dense", against_dense)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from onnxprune.budget.clock import CONFIRMED, SLACK, TRIES, Clock
 from onnxprune.errors import PruneError, UsageError
 from onnxprune.latency.table import Part
 from onnxprune.latency.timing import Limits, Timing, summarise
+from onnxprune.metrics.evidence import Bench
 from onnxprune.verification import proof
 from tests.material import snapshot, weights
 from tests.studied import placed, redundant
@@ -54,12 +55,12 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[float], floa
     def installed(time: Callable[[float], float]) -> list[float]:
         asked: list[float] = []
 
-        def versus(files: Sequence[Path], *others: object) -> list[Timing]:
-            before, after = (sum(array.size for array in weights(file).values()) for file in files)
+        def against_dense(bench: Bench, cut: Path, limits: Limits) -> list[Timing]:
+            before, after = (sum(array.size for array in weights(file).values()) for file in (bench.file, cut))
             asked.append(after / before)
             return summarise([[[1.0]], [[time(after / before)]]])
 
-        monkeypatch.setattr(module, "versus", versus)
+        monkeypatch.setattr(module, "against_dense", against_dense)
         monkeypatch.setattr(module, "LatencyModel", Table)
         return asked
 
@@ -173,11 +174,11 @@ def test_a_result_that_is_not_as_quick_is_not_written(tmp_path: Path, machine: A
 def test_fewer_operations_that_take_longer_are_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limits = []
 
-    def versus(files: Sequence[Path], feeds: object, provider: str, given: Limits, *others: object) -> list[Timing]:
+    def against_dense(bench: Bench, cut: Path, given: Limits) -> list[Timing]:
         limits.append(given)
         return summarise([[[1.0]], [[1.2]]])
 
-    monkeypatch.setattr(proof, "versus", versus)
+    monkeypatch.setattr(proof, "against_dense", against_dense)
     model, data = placed(tmp_path, redundant())
     before = snapshot(tmp_path)
     words = ("prune", model, "-o", tmp_path / "slow.onnx", "--data", data, "--macs", "0.7")

@@ -18,7 +18,7 @@ from onnxprune.algebra.analysis import Analysis
 from onnxprune.algebra.closure import Mask
 from onnxprune.algebra.cost import Cost, CostModel
 from onnxprune.errors import PruneError
-from onnxprune.latency.bench import versus
+from onnxprune.latency.bench import against_dense
 from onnxprune.latency.table import LatencyModel
 from onnxprune.latency.timing import Limits, Timing
 from onnxprune.metrics.evidence import Bench
@@ -97,8 +97,7 @@ class Clock:
 
     def __init__(self, bench: Bench, analysis: Analysis, progress: Callable[[str], None]) -> None:
         self.bench, self.analysis, self.progress = bench, analysis, progress
-        self.feed, self.provider = bench.one_row(), bench.evidence.providers[0]
-        self.table = LatencyModel(analysis, self.feed, self.provider, progress=progress)
+        self.table = LatencyModel(analysis, bench.one_row(), bench.evidence.providers[0], progress=progress)
         self.cost = TimedCostModel(analysis, bench, self.table)
         self._bias = 1.0  # by which measured shares exceed predicted ones
         self._shares: dict[bytes, float] = {}
@@ -144,7 +143,7 @@ class Clock:
         self.progress("timing a proposal")
         with TemporaryDirectory(prefix="onnxprune-") as folder:
             cut = saving.write(removal.remove(self.analysis, removed), Path(folder) / "cut", "cut.onnx")
-            return self._both(cut, SEARCHING)[1].ratio
+            return against_dense(self.bench, cut, SEARCHING)[1].ratio
 
     def confirmed(self, cut: Path, keep: float, *, allow_slower: bool) -> tuple[list[Timing], str]:
         """The timings of the dense model and of the result, and what the user should know of them.
@@ -153,7 +152,7 @@ class Clock:
             PruneError: the result is not as quick as was asked for, and that is not allowed.
         """
         self.progress("timing the result")
-        timings = self._both(cut, CONFIRMING)
+        timings = against_dense(self.bench, cut, CONFIRMING)
         if timings[1].ratio <= keep * (1 + CONFIRMED):
             return timings, ""
         told = f"The result takes {timings[1].ratio:.1%} of the dense model's time, and not {keep:.1%}. {self.where()}"
@@ -165,7 +164,3 @@ class Clock:
         """One sentence about where the time goes."""
         parts = ", ".join(f"{part.operator} {part.share:.0%}" for part in self.table.where()[:PARTS])
         return f"Of the dense model's {self.table.dense:.3g} ms most go to: {parts}."
-
-    def _both(self, cut: Path, limits: Limits) -> list[Timing]:
-        files, seed = [self.bench.file, cut], self.bench.evidence.seed
-        return versus(files, [self.feed, self.feed], self.provider, limits, seed)

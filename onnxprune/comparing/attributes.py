@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from onnxprune.algebra.graph import Op
+from onnxprune.rules.matrices import same_pads
 
 IN_WEIGHTS = frozenset({"alpha", "beta", "group", "kernel_shape", "transA", "transB"})
 """Attributes of linear layers that their matrices hold."""
@@ -86,15 +87,11 @@ def _pads(op: Op) -> list[int] | None:
     if auto in ("NOTSET", "VALID"):
         return list(op.attr("pads") or [0] * 2 * len(sizes)) if auto == "NOTSET" else [0] * 2 * len(sizes)
     kernel = op.attr("kernel_shape") or list(op.graph.shapes.get(op.ins[1], ())[2:] if op.has(1) else ())
-    if op.kind == "ConvTranspose" or len(kernel) != len(sizes):
+    known = [size for size in sizes if isinstance(size, int)]
+    if op.kind == "ConvTranspose" or not len(kernel) == len(sizes) == len(known):
         return None
     steps, reach = (list(op.attr(name) or [1] * len(sizes)) for name in AT_REST)
-    found = []
-    for size, k, step, wide in zip(sizes, kernel, steps, reach, strict=True):
-        if not isinstance(size, int):
-            return None
-        whole = max(0, (-(-size // step) - 1) * step + wide * (k - 1) + 1 - size)
-        found.append((whole // 2, whole - whole // 2) if auto == "SAME_UPPER" else (whole - whole // 2, whole // 2))
+    found = same_pads(auto, known, kernel, steps, reach)
     return [before for before, _ in found] + [behind for _, behind in found]
 
 

@@ -143,6 +143,12 @@ def versus(
     return apart.call(timed, files, feeds, provider, threads, limits, seed)
 
 
+def against_dense(bench: evidence.Bench, cut: Path, limits: Limits) -> list[Timing]:
+    """The dense model and a cut one, timed in turns on one row and the first provider that was asked for."""
+    row, asked = bench.one_row(), bench.evidence
+    return versus([bench.file, cut], [row, row], asked.providers[0], limits, asked.seed)
+
+
 def timed(
     files: Sequence[Path], feeds: Sequence[Feed], provider: str, threads: int, limits: Limits, seed: int
 ) -> list[Timing]:

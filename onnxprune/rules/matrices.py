@@ -161,6 +161,13 @@ def _pads(
     if auto in ("NOTSET", "VALID"):
         pads = list(op.attr("pads") or [0] * 2 * dims) if auto == "NOTSET" else [0] * 2 * dims
         return list(zip(pads[:dims], pads[dims:], strict=True))
+    return same_pads(auto, sizes, kernel, strides, dilations)
+
+
+def same_pads(
+    auto: str, sizes: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> list[tuple[int, int]]:
+    """What ``SAME_UPPER`` or ``SAME_LOWER`` pads before and behind each spatial axis."""
     found = []
     for size, k, s, d in zip(sizes, kernel, strides, dilations, strict=True):
         need = max(0, (-(-size // s) - 1) * s + d * (k - 1) + 1 - size)

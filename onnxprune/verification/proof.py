@@ -11,8 +11,8 @@ from onnxprune.algebra.analysis import Model
 from onnxprune.algebra.closure import Mask
 from onnxprune.data.runtime import Session
 from onnxprune.errors import PruneError
-from onnxprune.latency.bench import versus
-from onnxprune.latency.timing import Limits, Timing
+from onnxprune.latency.bench import against_dense
+from onnxprune.latency.timing import Limits
 from onnxprune.metrics import catalogue
 from onnxprune.metrics.evidence import Bench, rows
 from onnxprune.model import files
@@ -125,19 +125,15 @@ def fidelity(bench: Bench, cut: Path) -> Fidelity:
         scores = [catalogue.score(bench.metric, each, against) for each in outputs]
     name = bench.metric.name if bench.metric else ""
     seen = bench.seen and bool(bench.feeds)
-    return Fidelity(found, rows(feeds), bool(bench.feeds), name, scores, [], seen).timed(times(bench, cut, QUICKLY))
-
-
-def times(bench: Bench, cut: Path, limits: Limits) -> list[Timing]:
-    """The dense model and the pruned one, timed in turns on one row and the first provider."""
-    row, evidence = bench.one_row(), bench.evidence
-    return versus([bench.file, cut], [row, row], evidence.providers[0], limits, evidence.seed)
+    return Fidelity(found, rows(feeds), bool(bench.feeds), name, scores, [], seen).timed(
+        against_dense(bench, cut, QUICKLY)
+    )
 
 
 def slower(bench: Bench, cut: Path, fidelity: Fidelity) -> tuple[Fidelity, str]:
     """What to say of a model that has become slower; what looks as if it had is timed for longer first."""
     if fidelity.latency_interval[0] > SLOWER:
-        fidelity = fidelity.timed(times(bench, cut, SURELY))
+        fidelity = fidelity.timed(against_dense(bench, cut, SURELY))
     if fidelity.latency_interval[0] <= SLOWER:
         return fidelity, ""
     told = f"The result takes {fidelity.latency_ratio:.0%} of the dense model's time on this machine:"

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from onnxprune.cli.render import ROWS, amount, clean
+from onnxprune.cli.render import ROWS, amount, clean, table
 from onnxprune.comparing.causes import Divergence
 from onnxprune.comparing.results import Compared, LayerPair, Side
 from onnxprune.comparing.signals import EXACT
@@ -50,32 +49,25 @@ def failure(result: Compared) -> str:
     return f"{found}; it begins at {node} ({finding.kind}: {finding.what})"
 
 
-def _table(*columns: str, right: Sequence[int] = ()) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number in right else "left", overflow="fold")
-    return table
-
-
 def _sides(console: Console, sides: tuple[Side, Side]) -> None:
     one, other = sides
-    table = _table("", "first", "second", right=(1, 2))
-    table.add_row("file", clean(one.name, WIDE), clean(other.name, WIDE))
-    table.add_row("written by", clean(one.producer or "unknown", WIDE), clean(other.producer or "unknown", WIDE))
-    table.add_row("opset", str(one.opset), str(other.opset))
+    rows = table("", "first", "second", right=(1, 2))
+    rows.add_row("file", clean(one.name, WIDE), clean(other.name, WIDE))
+    rows.add_row("written by", clean(one.producer or "unknown", WIDE), clean(other.producer or "unknown", WIDE))
+    rows.add_row("opset", str(one.opset), str(other.opset))
     for label, name in (("bytes", "bytes"), ("parameters", "params"), ("MACs", "macs")):
-        table.add_row(label, amount(getattr(one, name)), amount(getattr(other, name)))
+        rows.add_row(label, amount(getattr(one, name)), amount(getattr(other, name)))
     if one.latency_ms is not None and other.latency_ms is not None:
-        table.add_row("latency (ms)", f"{one.latency_ms:.3f}", f"{other.latency_ms:.3f}")
-    table.add_row("nodes", *(amount(sum(side.operators.values())) for side in sides))
+        rows.add_row("latency (ms)", f"{one.latency_ms:.3f}", f"{other.latency_ms:.3f}")
+    rows.add_row("nodes", *(amount(sum(side.operators.values())) for side in sides))
     for kind in _unequal(one.operators, other.operators):
-        table.add_row(clean(f"  {kind}", WIDE), *(str(side.operators.get(kind, 0)) for side in sides))
-    table.add_row("groups that can be cut", str(one.groups), str(other.groups))
-    table.add_row("  units in them", amount(one.units), amount(other.units))
-    table.add_row("  MACs at one unit each", f"{one.least:.1%}", f"{other.least:.1%}")
+        rows.add_row(clean(f"  {kind}", WIDE), *(str(side.operators.get(kind, 0)) for side in sides))
+    rows.add_row("groups that can be cut", str(one.groups), str(other.groups))
+    rows.add_row("  units in them", amount(one.units), amount(other.units))
+    rows.add_row("  MACs at one unit each", f"{one.least:.1%}", f"{other.least:.1%}")
     for name in one.measures:
-        table.add_row(clean(name, WIDE), f"{one.measures[name]:.4g}", f"{other.measures[name]:.4g}")
-    console.print(table)
+        rows.add_row(clean(name, WIDE), f"{one.measures[name]:.4g}", f"{other.measures[name]:.4g}")
+    console.print(rows)
     for word, side in (("first", one), ("second", other)):
         if side.staying and one.staying != other.staying:
             console.print(Text.assemble(f"Most of what stays whole in the {word}: ", clean(side.staying, 120)))
@@ -100,13 +92,13 @@ def _signature(console: Console, result: Compared) -> None:
 def _outputs(console: Console, result: Compared) -> None:
     kind = "of your data" if result.real else "of seeded noise"
     console.print(f"Outputs on {result.rows:,} rows {kind}:", highlight=False)
-    table = _table("output", "max error", "of range", "allowed", "cosine", "argmax", "", right=(1, 2, 3, 4, 5))
+    rows = table("output", "max error", "of range", "allowed", "cosine", "argmax", "", right=(1, 2, 3, 4, 5))
     for c in result.comparisons:
         agreement = "" if c.agreement is None else f"{c.agreement:.1%}"
         word = Text("equal", "green") if c else Text(f"DIFFERS {clean(c.problem, 200)}".strip(), "red")
         figures = f"{c.max_abs:.2g}", f"{c.relative:.1e}", f"{c.tolerance:g}", f"{c.cosine:.4f}"
-        table.add_row(clean(c.output, 18), *figures, agreement, word)
-    console.print(table)
+        rows.add_row(clean(c.output, 18), *figures, agreement, word)
+    console.print(rows)
     console.print()
 
 
@@ -125,12 +117,12 @@ def _layers(console: Console, result: Compared) -> None:
             console.print(Text(f"Only in the {word}: {listed}{more}"))
     listed_layers = _telling(result.layers)
     if listed_layers:
-        table = _table("layer", "in the second", "agrees", "weights", right=(2,))
+        rows = table("layer", "in the second", "agrees", "weights", right=(2,))
         for layer in listed_layers:
             alike = layer.nodes[0] == layer.nodes[1]
             nodes = (clean(layer.nodes[0], 36), "same") if alike else (clean(name, 24) for name in layer.nodes)
-            table.add_row(*nodes, _level(layer), clean(layer.weights, 120) if layer.weights else "equal")
-        console.print(table)
+            rows.add_row(*nodes, _level(layer), clean(layer.weights, 120) if layer.weights else "equal")
+        console.print(rows)
     console.print()
 
 
